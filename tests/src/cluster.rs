@@ -468,7 +468,8 @@ impl NatsCluster {
         found.ok_or_else(|| format!("no node is called {name:?}"))
     }
 
-    /// Asks until an answer comes. Panics with the last reason if none comes in time.
+    /// Repeats a request until an answer arrives. Panics with the last reason if none arrives in
+    /// time.
     async fn until<T, F>(&self, what: &str, ask: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, String>>,
@@ -479,7 +480,7 @@ impl NatsCluster {
         })
     }
 
-    /// Asks until an answer comes. Returns the last reason if none comes in time.
+    /// Repeats a request until an answer arrives. Returns the last reason if none arrives in time.
     async fn attempt<T, F>(&self, ask: impl Fn() -> F) -> Result<T, String>
     where
         // Not an `AsyncFn`, because the compiler cannot tell yet that its futures are `Send`.

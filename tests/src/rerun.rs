@@ -4,7 +4,7 @@ use std::env::current_exe;
 use std::process::{Command, Stdio};
 
 /// Returns a command that runs one test of this binary in a process of its own, ignored or not.
-/// `module` is the `module_path!()` of the test. The environment tells the test that it is a child.
+/// `module` is the `module_path!()` of the test. The environment marks the test as a child.
 ///
 /// # Panics
 ///

@@ -18,7 +18,7 @@ pub fn number<T: FromStr>(name: &str) -> Option<T> {
 ///
 /// # Panics
 ///
-/// As [`number`] does.
+/// If the text is not a number.
 pub fn seed() -> u64 {
     let clock = || UNIX_EPOCH.elapsed().expect("a clock after 1970").subsec_nanos().into();
     let seed = number("SHIZUKU_SEED").unwrap_or_else(clock);

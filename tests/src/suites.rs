@@ -1,4 +1,4 @@
-//! The frame of tests that a conformance suite finds faults.
+//! The frame of tests that prove that a conformance suite finds faults.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -7,7 +7,7 @@ use shizuku_kv::conformance::Report;
 
 /// Returns a line for each check that should have found a fault and did not, and for each check
 /// that found none. Each run has its fault, the checks that must fail on it, and the report.
-/// `unbreakable` are checks that no fault of these can fail.
+/// `unbreakable` are the checks that none of these faults can fail.
 pub fn missed<F: Debug>(
     runs: &[(F, &[&str], Report)],
     checks: impl Iterator<Item = &'static str>,

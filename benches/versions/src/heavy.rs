@@ -112,16 +112,16 @@ pub(crate) struct Longest {
 struct Polls {
     now: fn() -> Duration,
     longest: Longest,
-    /// The pauses by the host until a moment before the present poll.
+    /// The pauses by the host before the present poll, as last read.
     paused: u64,
     paused_read: Instant,
 }
 
-/// Duration of a poll from which on it is long: pauses by the host are looked for.
+/// Minimum duration of a long poll, for which pauses by the host are read.
 const LONG: Duration = Duration::from_millis(1);
 
-/// Maximum age of the earlier figure of these pauses, one tick of the kernel's accounting. Reading
-/// it before each poll would take longer than most polls.
+/// Maximum age of the earlier figure of these pauses, one tick of the kernel's accounting. A
+/// reading before each poll would take longer than most polls.
 const TICK: Duration = Duration::from_millis(10);
 
 impl Polls {
@@ -169,8 +169,8 @@ impl Polls {
     }
 }
 
-/// Returns the time for which the host has not let the virtual machine run, in ticks on all cores.
-/// 0 if the kernel does not tell.
+/// Returns the time for which the host has paused the virtual machine, in ticks on all cores.
+/// Returns 0 if the kernel does not report this time.
 fn pauses() -> u64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let cores = stat.lines().next().unwrap_or_default();

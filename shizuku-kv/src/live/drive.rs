@@ -75,8 +75,8 @@ where
     }
 
     /// Applies the changes of the record, until the connection is closed. Returns the reason. A key
-    /// that is missing in an initial state is absent. After a loss, the current value may be
-    /// outdated until the next watch has delivered the record, and the link is down.
+    /// that is missing in an initial state is absent. After a loss, the connection state is down,
+    /// and the current value may be stale, until the next watch has delivered the record.
     async fn follow(&mut self) -> KvError {
         loop {
             self.states.send_if_modified(|state| self.follower.update_link(&mut state.status.link));
@@ -105,8 +105,8 @@ where
                 | Event::Lost(_) => {}
                 Event::Closed(error) => return error,
             }
-            // A key that changes all the time must not keep the thread from other tasks, nor this
-            // task from being ended.
+            // A key that changes all the time must not block other tasks of the thread, nor the end
+            // of this task.
             tokio::task::consume_budget().await;
         }
     }

@@ -103,7 +103,7 @@ struct Beginning {
     key: Key,
     deadline: Deadline,
     follower: Follower,
-    /// The last loss, while no update has come after it.
+    /// The last loss, until a later update is delivered.
     trouble: Option<KvError>,
 }
 

@@ -10,10 +10,10 @@ use arc_swap::Guard;
 use super::panics::LastOwned;
 use crate::store::VersionToken;
 
-/// A value that is or was current, with its version.
+/// A current or earlier value, with its version.
 ///
-/// It dereferences to the value, and has no fields or methods of its own. Its functions are called
-/// by their path, like those of `Rc`, so that none can hide a name of the value.
+/// A snapshot dereferences to the value, and has no public fields or methods. Its functions are
+/// called by their path, like those of `Rc`, so that no function hides a name of the value.
 ///
 /// A panic of the value's `Drop` is caught and logged, so that it does not end the task that
 /// follows the store.
@@ -22,7 +22,7 @@ pub struct LiveSnapshot<T> {
     pub(super) value: LastOwned<T>,
     pub(super) version: Option<VersionToken>,
     pub(super) created: Option<SystemTime>,
-    /// Number of the value, which grows with each current value.
+    /// Number of the value, which increases with each current value.
     pub(super) generation: u64,
 }
 
@@ -32,14 +32,14 @@ impl<T> LiveSnapshot<T> {
         &this.value
     }
 
-    /// Returns the version of the value. Returns `None` for a default, and for the absence in a
+    /// Returns the version of the value. Returns `None` for a default, and for an absent value in a
     /// `Live<Option<T>>`.
     pub fn version(this: &Self) -> Option<VersionToken> {
         this.version
     }
 
-    /// Returns when the store accepted the value, by the store's clock. Returns `None` if the value
-    /// has no version.
+    /// Returns the time at which the store accepted the value, by the store's clock. Returns `None`
+    /// if the value has no version.
     pub fn created(this: &Self) -> Option<SystemTime> {
         this.created
     }

@@ -14,7 +14,7 @@ use super::status::State;
 use crate::store::Readers;
 
 /// Stream of the values or the statuses of a [`Live`](crate::Live) or a
-/// [`LiveMap`](crate::LiveMap), as they change. It ends when nothing follows the store any more.
+/// [`LiveMap`](crate::LiveMap), as they change. It ends when no task follows the store any more.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct LiveStream<I>(Readers<BoxStream<'static, I>>);
 
@@ -46,7 +46,7 @@ impl<I> fmt::Debug for LiveStream<I> {
     }
 }
 
-/// Returns each later status that is still the newest when the stream is polled.
+/// Returns the later statuses, each if it is still the newest when the stream is polled.
 pub(super) fn statuses<S: Clone + Send + Sync + 'static>(
     states: &watch::Receiver<State<S>>,
     task: &Arc<TaskHandle>,
@@ -60,7 +60,7 @@ pub(super) fn statuses<S: Clone + Send + Sync + 'static>(
     }))
 }
 
-/// The task that follows the store. Dropping the last handle ends it.
+/// The task that follows the store. Dropping the last handle ends the task.
 pub(super) struct TaskHandle(AbortHandle);
 
 impl TaskHandle {

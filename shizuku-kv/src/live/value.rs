@@ -14,18 +14,18 @@ use crate::store::{KvError, VersionToken};
 use crate::watch::Upkeep;
 
 /// A value that stays current, from [`LiveStatic::live`](crate::LiveStatic::live) and its variants.
-/// For records with a key it is from [`LiveRead::live_at`](crate::LiveRead::live_at).
+/// For records with a key, [`LiveRead::live_at`](crate::LiveRead::live_at) returns it.
 ///
-/// It holds the newest good value: one that decodes and that keeps the rule of its type. A rejected
-/// value never replaces a good one. It is reported once through `tracing`, without its content, and
-/// in [`status`](Self::status). After a deletion the last value stays current. In a
+/// The current value is the newest good one: it decodes, and keeps the rule of its type. A rejected
+/// value never replaces a good one. A rejection is reported once through `tracing`, without the
+/// content, and in [`status`](Self::status). After a deletion the last value stays current. In a
 /// `Live<Option<T>>`, a deletion makes the current value `None`.
 ///
-/// Like a watch it is state sync: values that were superseded before they arrived may be skipped,
-/// and the newest one always arrives. If the store cannot be reached, the last value stays current,
-/// and the status shows since when.
+/// Like a watch, a live value synchronizes state: values that were superseded before their delivery
+/// may be skipped, and the newest one is always delivered. If the store cannot be reached, the last
+/// value stays current, and the status shows the start of the outage.
 ///
-/// Clones share one task, which ends with the last of them. It runs on the runtime on which the
+/// Clones share one task, which ends with the last clone. The task runs on the runtime on which the
 /// value was opened.
 ///
 #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
@@ -62,13 +62,14 @@ pub struct Live<T> {
 }
 
 impl<T> Live<T> {
-    /// Returns the current value. Neither waits nor allocates. Hold it for a short time only, and
-    /// take a [`snapshot`](Self::snapshot) to keep it.
+    /// Returns the current value. Neither waits nor allocates. Keep the returned reference for a
+    /// short time only, and use a [`snapshot`](Self::snapshot) otherwise.
     pub fn load(&self) -> LiveRef<T> {
         LiveRef(self.value.load())
     }
 
-    /// Returns the current value with its version, to be kept or sent elsewhere.
+    /// Returns the current value with its version. The snapshot can be stored or sent to another
+    /// task.
     pub fn snapshot(&self) -> Arc<LiveSnapshot<T>> {
         self.value.load_full()
     }
@@ -79,9 +80,9 @@ impl<T> Live<T> {
         self.value.load().version
     }
 
-    /// Returns how current the value is, and the state of the store, at this moment. The link is
-    /// down if no task has run on the value's runtime for 5 seconds. The runtime may be blocked, or
-    /// the process was suspended or forked.
+    /// Returns the state of the value and of the connection now. The connection state is down if no
+    /// task has run on the value's runtime for 5 seconds. The runtime may be blocked, or the
+    /// process was suspended or forked.
     pub fn status(&self) -> LiveStatus {
         let state = self.states.borrow();
         if self.is_ended(&state) {
@@ -90,9 +91,9 @@ impl<T> Live<T> {
         LiveStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
-    /// Waits for the next current value, and returns it. Values count that came after this handle
-    /// was opened or cloned, and after its last call. Values that were superseded meanwhile are
-    /// skipped.
+    /// Waits for the next current value, and returns it. This is a value that arrived after this
+    /// handle was opened or cloned, and after its last call. Values that were superseded meanwhile
+    /// are skipped.
     ///
     /// Cancel safe: the next call returns the value.
     ///
@@ -115,17 +116,17 @@ impl<T> Live<T> {
         Ok(value)
     }
 
-    /// Returns the status whenever it or the value changes. It begins with the first change after
-    /// now, and skips a status that was superseded before it was polled. The stream ends when
-    /// nothing follows the store any more.
+    /// Returns a stream of the statuses, with an item for each change of the status or the value
+    /// from now on. A status that was superseded before the stream was polled is skipped. The
+    /// stream ends when no task follows the store any more.
     ///
     /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn statuses(&self) -> LiveStream<LiveStatus> {
         statuses(&self.states, &self.task)
     }
 
-    /// Returns the current value, then each later one. The stream ends when no value will come any
-    /// more. Values that were superseded before they were polled are skipped.
+    /// Returns a stream of the current value, then each later one. Values that were superseded
+    /// before the stream was polled are skipped. The stream ends when no further value can arrive.
     ///
     /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn stream(&self) -> LiveStream<Arc<LiveSnapshot<T>>>
@@ -143,13 +144,13 @@ impl<T> Live<T> {
     }
 
     fn is_ended(&self, state: &State) -> bool {
-        // A task that has ended without a reason ended with its runtime.
+        // A task that has ended without a reason has ended with its runtime.
         state.status.is_ended() || self.task.is_finished()
     }
 }
 
-/// Creates a separate handle: its [`changed`](Live::changed) returns values that come after this
-/// moment.
+/// Creates a separate handle, whose [`changed`](Live::changed) returns values that arrive after
+/// this call.
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let states = self.states.clone();

@@ -56,8 +56,9 @@ pub struct Replica<S = MemoryStorage> {
 }
 
 impl Replica {
-    /// Returns a replica of a scope, with the defaults: a [`MemoryStorage`], batches as
-    /// [`BatchConfig::new`], and retries without a limit. Only dropping its future stops it.
+    /// Returns a replica of a scope, with the defaults: a [`MemoryStorage`], the batches of
+    /// [`BatchConfig::new`], and unlimited retries. Without [`stop_on`](Self::stop_on), only
+    /// dropping the future of a run stops that run.
     pub fn new(store: &Store, scope: impl Into<WatchScope>) -> Self {
         Self {
             store: store.clone(),
@@ -113,7 +114,7 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Sets the policy for a failure of applying or of committing. The default retries without a
+    /// Sets the policy for failures of `apply` and of the storage. The default retries without a
     /// limit.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
@@ -121,50 +122,51 @@ impl<S: ReplicaStorage> Replica<S> {
     }
 
     /// Ends the run when the token is cancelled. The collected updates are applied and committed,
-    /// as far as that works.
+    /// as far as the first attempt succeeds.
     pub fn stop_on(mut self, stop: CancellationToken) -> Self {
         self.stop = stop;
         self
     }
 
-    /// Sets the interval between comparisons with the store: at least 1 s; 60 s by default. Each
+    /// Sets the interval between comparisons with the store: at least 1 s, 60 s by default. Each
     /// run also begins with a comparison.
     ///
-    /// A comparison finds entries that left the store without a message. They were evicted because
-    /// the store is full, expired without a marker, or were purged by an operator or another
-    /// client. They may also be lost by a server that came back older. A comparison is one request
-    /// for the store's [figures](crate::StoreFigures). The keys are listed only if the figures
-    /// differ from the replica's. The replica resyncs only if a key differs. After listings without
-    /// a difference, the next one waits for up to 16 intervals.
+    /// A comparison finds entries that left the store without a message. Such entries were evicted
+    /// because the store is full, expired without a marker, or were purged by an operator or
+    /// another client. A server that was restored from an older copy may also have lost entries. A
+    /// comparison is one request for the store's [figures](crate::StoreFigures). The keys are
+    /// listed only if these figures differ from those of the replica. The replica resyncs only if a
+    /// key differs. After listings without a difference, the next one waits for up to 16 intervals.
     pub fn compare_every(mut self, interval: Duration) -> Self {
         self.compare_every = interval;
         self
     }
 
-    /// Closes the storage in a blocking thread, and returns when it is closed. A dropped replica
-    /// closes its storage in the dropping thread, or, with a [`LogStorage`], in the background.
+    /// Closes the storage in a blocking thread, and returns when the storage is closed. A dropped
+    /// replica closes its storage in the dropping thread. A [`LogStorage`] is closed in the
+    /// background.
     ///
     /// Dropping the future is safe: the storage is closed nevertheless.
     pub async fn close(self) {
         let mut storage = self.into_storage().await;
         let close = move || {
             if let Err(error) = storage.close() {
-                tracing::warn!(%error, "cannot close a replica's storage, its last updates may not be durable");
+                tracing::warn!(%error, "cannot close the storage of a replica, its last updates may not be durable");
             }
         };
-        // If the runtime ends, that closes the storage.
+        // The end of the runtime closes the storage too.
         let _ = tokio::task::spawn_blocking(close).await;
     }
 
-    /// Returns the storage, after the end of any commit that a dropped run has begun. Use it to
-    /// close the storage, or to use it elsewhere.
+    /// Returns the storage, after the end of any commit that a dropped run has begun. The caller
+    /// can then close the storage, or use it for another replica.
     pub async fn into_storage(self) -> S {
         let mut storage = self.storage;
         loop {
             drop(storage.lock().await);
             match Arc::try_unwrap(storage) {
                 Ok(storage) => return storage.into_inner(),
-                // The thread of the commit still holds a reference for a moment.
+                // The thread of the commit keeps a reference for a short time.
                 Err(shared) => storage = shared,
             }
             tokio::task::yield_now().await;

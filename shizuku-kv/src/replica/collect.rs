@@ -25,14 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Action {
     /// Apply the collected updates.
     Apply,
-    /// Complete the initial state: its caught-up marker has come.
+    /// Complete the initial state, because its caught-up marker has arrived.
     Complete,
-    /// Continue with another watch: this one was lost.
+    /// Continue with another watch, because this one was lost.
     Reopen(KvError),
     /// Compare the replica with the store.
     Compare,
-    /// Continue the comparison: everything up to its target position has been collected, and no
-    /// update behind it.
+    /// Continue the comparison: all updates up to the target position have been collected, and none
+    /// after it.
     Judge,
     /// End the run.
     Stop,
@@ -42,7 +42,7 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub(super) struct Collected {
     pub(super) updates: Vec<KvUpdate>,
-    /// Time at which the first of them came.
+    /// Arrival time of the first of them.
     pub(super) since: SystemTime,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Collector<'a> {
     pub(super) follower: &'a mut Follower,
     /// Whether the open watch has delivered an update.
     pub(super) is_heard: bool,
-    /// Everything up to here has been collected.
+    /// The position up to which all updates have been collected.
     pub(super) cursor: Option<WatchCursor>,
     /// An update after the target position.
     pub(super) held_back: Option<(KvUpdate, Option<WatchCursor>)>,
@@ -58,11 +58,11 @@ pub(super) struct Collector<'a> {
     pub(super) updates: Vec<KvUpdate>,
     pub(super) bytes: usize,
     pub(super) since: SystemTime,
-    /// Ends with the window of the collected updates.
+    /// A timer for the end of the window of the collected updates.
     pub(super) window: Pin<Box<Sleep>>,
     /// Whether the window has ended.
     pub(super) is_due: bool,
-    /// The keys that have come, during a resync.
+    /// During a resync, the keys that have been delivered.
     pub(super) seen: Option<KeySet>,
     pub(super) compare: Option<Pin<Box<Sleep>>>,
     /// The target position, and the timeout between two updates while it is awaited.
@@ -76,15 +76,15 @@ pub(super) struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    /// Returns the next action. `Apply` is returned only if `idle` says that no batch is being
-    /// applied.
+    /// Returns the next action. `Apply` is returned only if `idle` is true, so that no batch is
+    /// being applied.
     ///
     /// Cancel safe: the collected updates stay.
     pub(super) async fn next(&mut self, idle: bool) -> Action {
         poll_fn(|cx| self.poll(idle, cx)).await
     }
 
-    /// Returns the collected updates.
+    /// Removes and returns the collected updates.
     pub(super) fn take(&mut self) -> Collected {
         self.recent.extend(&self.updates);
         let room = self.updates.len().min(self.limits.max_updates);
@@ -93,7 +93,8 @@ impl Collector<'_> {
         Collected { updates, since: self.since }
     }
 
-    /// Records the position, because the next server may have an older copy of the store.
+    /// Records the position as doubtful, because the next server may have an older copy of the
+    /// store.
     pub(super) fn lose_touch(&mut self) {
         if self.doubt.is_none()
             && let Some(cursor) = self.cursor
@@ -150,6 +151,8 @@ impl Collector<'_> {
                         }
                         Event::Opened => continue,
                         Event::Lost(error) | Event::Closed(error) => {
+                            // The batch before may take long to apply.
+                            self.publish_link();
                             return Poll::Ready(Action::Reopen(error));
                         }
                     };

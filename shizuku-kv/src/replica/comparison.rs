@@ -16,13 +16,13 @@ const LONGEST_PAUSE: u32 = 16;
 pub(super) enum Compared {
     /// The replica agrees with the store.
     Same,
-    /// Unknown, and not worth another listing yet.
+    /// The result is unknown, and the next listing is not due yet.
     Unknown,
-    /// The comparison follows when the collector has reached its target position.
+    /// The comparison follows once the collector has reached its target position.
     Waits,
-    /// Another look is due soon.
+    /// Another comparison is due soon.
     Soon,
-    /// The store did not answer. The next look is due after a growing pause.
+    /// The store did not answer. The next comparison is due after a growing pause.
     Failed,
     /// The replica has to resync.
     Differs,
@@ -34,23 +34,24 @@ pub(super) enum Compared {
 pub(super) struct Comparison {
     pub(super) interval: Duration,
     pub(super) tally: Tally,
-    /// The position of the replica when it lost touch with the store. `None` after a comparison has
-    /// shown that the store is the same.
+    /// The position of the replica at the loss of its watch. `None` after a comparison has shown
+    /// that the store is the same.
     pub(super) doubt: Option<Doubt>,
-    /// Updates from the watches of this run.
+    /// The newest updates from the watches of this run.
     pub(super) recent: Recent,
-    /// The doubt is of an earlier run, so its deliveries have to be looked up in the storage.
+    /// Whether the doubt is from an earlier run, so that its deliveries have to be read from the
+    /// storage.
     pub(super) unread: bool,
-    /// A look whose position has not been reached.
+    /// Requested figures whose position has not been reached.
     pub(super) asked: Option<StoreFigures>,
     /// The last figures that agreed.
     pub(super) agreed: Option<StoreFigures>,
     /// The last figures.
     pub(super) seen: Option<StoreFigures>,
     pub(super) looks: u32,
-    /// Number of failed looks since the last one that succeeded.
+    /// Number of failed comparisons since the last one that succeeded.
     pub(super) failures: u32,
-    /// The next listing starts no earlier than this.
+    /// Minimum time of the next listing.
     pub(super) not_before: Instant,
     pause: Duration,
 }
@@ -87,8 +88,8 @@ impl Comparison {
         (self.recent, self.unread) = (Recent::default(), false);
     }
 
-    /// Returns true if the keys may be listed now. If so, the next listing waits longer, unless
-    /// this one finds a difference.
+    /// Returns whether the keys may be listed now. If so, the pause before the next listing is
+    /// doubled, unless this one finds a difference.
     pub(super) fn may_list(&mut self) -> bool {
         let now = Instant::now();
         if now < self.not_before {

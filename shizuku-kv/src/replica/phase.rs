@@ -2,10 +2,10 @@
 //! ([`super::run`]) and the exhaustive model ([`super::model`]) call the same (ADR 0033).
 //!
 //! Invariants:
-//! - A checkpoint is committed only after everything before its position was applied. Later entries
-//!   are delivered again.
-//! - After a resync, the storage holds no key that the store does not have.
-//! - `apply` gets the deletion of a vanished key before a later value of that key.
+//! - A checkpoint is committed only after all updates before its position were applied. Later
+//!   entries are delivered again.
+//! - After a resync, every key in the storage is in the store.
+//! - `apply` receives the deletion of a vanished key before a later value of that key.
 
 use super::storage::{Checkpoint, ScopeId, StoredVersion};
 use crate::store::{KvEntry, KvError, WatchCursor};
@@ -13,14 +13,15 @@ use crate::store::{KvEntry, KvError, WatchCursor};
 /// Phase of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// It has resumed from a cursor, so every update is new. Its cursors are committed.
+    /// The replica has resumed from a cursor, so every update is new. Cursors are committed.
     Following,
-    /// It reads the initial state and held nothing before, so no key can have vanished. Its cursors
-    /// are committed, because a watch from a cursor within the state delivers the rest of it.
+    /// The replica reads the initial state and had no entries before, so no key can have vanished.
+    /// Cursors are committed, because a watch from a cursor within the state delivers the rest of
+    /// the state.
     Filling,
-    /// It resyncs: it holds keys and has no position to resume from. It reads the initial state
-    /// again, and at the end drops the keys that were not in it. No cursor is committed until then,
-    /// because after a resume from it the vanished keys would not be found.
+    /// The replica resyncs, because it has keys and no position to resume from. The initial state
+    /// is read again, and then the keys that were not in the state are dropped. No cursor is
+    /// committed until then, because a resume from such a cursor would not find the vanished keys.
     Repairing,
 }
 
@@ -43,8 +44,8 @@ pub(crate) fn without_checkpoint(holds: bool) -> Phase {
 
 impl Phase {
     /// Returns whether a delivered entry has to be applied. `held` is the version of its key in the
-    /// storage. A known version need not be. Deletions always are: after a crash between applying
-    /// and committing, the caller's own state may hold a key that the storage does not.
+    /// storage. A known version need not be applied. Deletions always are: after a crash between
+    /// applying and committing, the caller's own state may have a key that the storage does not.
     pub(crate) fn is_news(self, entry: &KvEntry, held: Option<StoredVersion>) -> bool {
         match self {
             Self::Following | Self::Filling => true,
@@ -55,13 +56,13 @@ impl Phase {
         }
     }
 
-    /// Returns whether the held versions are read before a batch is applied, and the delivered keys
-    /// are recorded.
+    /// Returns whether the stored versions are read before a batch is applied, and the delivered
+    /// keys are recorded.
     pub(crate) fn compares(self) -> bool {
         self == Self::Repairing
     }
 
-    /// Returns whether held keys that were not delivered are dropped once the state is complete.
+    /// Returns whether stored keys that were not delivered are dropped once the state is complete.
     pub(crate) fn drops_the_rest(self) -> bool {
         self == Self::Repairing
     }
@@ -81,16 +82,16 @@ impl Phase {
     }
 }
 
-/// Returns whether figures of the store agree with a replica at the same position, which holds
-/// `held` values and knows of at most `tombstones` tombstones.
+/// Returns whether figures of the store agree with a replica at the same position, which has `held`
+/// values and knows at most `tombstones` tombstones.
 ///
-/// Every key with an entry is held, is known to have a tombstone, or has one of the tombstones that
-/// are only counted. So if the numbers are equal, each of them has an entry.
+/// Every key with an entry is stored, is known to have a tombstone, or has one of the tombstones
+/// that are only counted. So if the numbers are equal, every stored key has an entry.
 pub(crate) fn agrees(held: u64, tombstones: Option<u64>, keys: u64) -> bool {
     tombstones.and_then(|tombstones| held.checked_add(tombstones)) == Some(keys)
 }
 
-/// Returns whether a held key has to be dropped once the state is complete.
+/// Returns whether a stored key has to be dropped once the state is complete.
 pub(crate) fn has_vanished(has_come: bool) -> bool {
     !has_come
 }
@@ -107,7 +108,7 @@ pub(crate) enum Next {
 }
 
 /// Returns the phase of a replica after a watch, and the cursor of the next watch. `kept` is the
-/// cursor of the last commit. An interrupted resync begins again, because only a complete state
+/// cursor of the last commit. An interrupted resync starts over, because only a complete state
 /// shows the vanished keys.
 pub(crate) fn go_on(
     next: Next,

@@ -57,7 +57,8 @@ where
     let result = driver.run(apply).await;
     if let Err(error) = &result {
         let error = Arc::new(error.clone());
-        // Together with the end, so that it does not look like an error that is retried.
+        // The error is set together with the end, so that it does not appear as an error that is
+        // retried.
         replica.progress.send_modify(|progress| {
             progress.last_error = Some(error);
             progress.end();
@@ -66,7 +67,7 @@ where
     result.map(|()| driver.kept)
 }
 
-/// Reports that a replica runs, until it is dropped.
+/// Reports a replica as running until this value is dropped.
 struct Running(watch::Sender<ReplicaProgress>);
 
 impl Running {
@@ -96,7 +97,7 @@ pub(super) struct Run<'a, S> {
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
     pub(super) comparison: Comparison,
-    /// Whether no comparison has shown yet that the replica missed no change before this run.
+    /// Whether it is still unproven that the replica missed no change before this run.
     is_unproven: bool,
     pub(super) tools: Tools,
     phase: Phase,
@@ -198,8 +199,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         !self.tools.uncommitted.left().is_empty()
     }
 
-    /// Calls the storage, and retries as the policy says. Returns `None` if the replica was
-    /// stopped.
+    /// Calls the storage, and retries by the policy. Returns `None` if the replica was stopped.
     pub(super) async fn ask<R: Send + 'static>(
         &self,
         doing: &'static str,
@@ -224,7 +224,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Begins a resync. Until its end, the replica has no checkpoint.
+    /// Begins a resync. The replica has no checkpoint until the resync is complete.
     fn without_checkpoint(&mut self) {
         self.kept = None;
         self.tools.progress.send_if_modified(|progress| {
@@ -264,8 +264,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Applies the updates of a watch, until it ends, differs from the store, or the replica is
-    /// stopped. All updates that came before have then been applied.
+    /// Applies the updates of a watch, until the watch ends, the replica differs from the store, or
+    /// the replica is stopped. Updates that were collected before are applied first.
     async fn follow<A, F, E>(
         &mut self,
         follower: &mut Follower,
@@ -289,8 +289,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(KeySet::default),
-            // Not during the initial state: one that takes longer than the interval would never be
-            // complete.
+            // No comparison is made during the initial state. Otherwise a state that takes longer
+            // than the interval would never be complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
             recent: std::mem::take(&mut self.comparison.recent),
@@ -309,7 +309,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 let ((lent, result), next) =
                     match select(running, pin!(collector.next(false))).await {
                         Either::Left((done, _)) => (done, None),
-                        // Any action comes after the batch that is being applied.
+                        // Any action follows the batch that is being applied.
                         Either::Right((action, running)) => (running.await, Some(action)),
                     };
                 apply = lent;
@@ -364,8 +364,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Completes the initial state. A resync applies the keys that it did not bring as deletions.
-    /// Then the caught-up marker is applied. Returns whether to continue.
+    /// Completes the initial state. A resync first applies deletions of the keys that were not
+    /// delivered. Then the caught-up marker is applied. Returns whether to continue.
     async fn complete<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -496,7 +496,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
-    /// Records a doubt whether the store is the same. An earlier one stays.
+    /// Records a doubt whether the store is the same. An earlier doubt stays.
     fn lost_touch(&mut self, collector: &mut Collector<'_>) {
         let doubt = collector.doubt.take();
         if self.comparison.doubt.is_none() {

@@ -13,17 +13,17 @@ use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaStorage, TypedBatc
 use crate::record::{ByteDeserialize, KeyValue};
 use crate::store::{Store, WatchCursor, WatchScope, in_runtime};
 
-/// Follows a scope of a store and applies its changes, in batches, until it is stopped. This is the
-/// short form of [`Replica`], which has all settings.
+/// Follows a scope of a store and applies its changes, in batches, until `stop` is cancelled. This
+/// is the short form of [`Replica`], which has all settings.
 ///
 /// `apply` receives the updates in order. After it has returned, the cursor is committed to
-/// `storage` together with the applied updates. If it fails, the same batch is retried after a
+/// `storage` together with the applied updates. If `apply` fails, the same batch is retried after a
 /// pause, without a limit. When `stop` is cancelled, the collected updates are applied and
 /// committed, and the cursor is returned.
 ///
-/// In a spawned task, use a closure that owns its state and gives each future a clone:
-/// `move |batch| { let table = table.clone(); async move { … } }`. An `async move` closure is not
-/// `FnMut`, because its futures borrow from it.
+/// In a spawned task, use a closure that owns its state and gives each future a clone: `move
+/// |batch| { let table = table.clone(); async move { … } }`. An `async move` closure is not
+/// `FnMut`, because its futures borrow from the closure.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -84,31 +84,31 @@ where
 }
 
 impl<S: ReplicaStorage> Replica<S> {
-    /// Follows the store and applies its changes, until it is [stopped](Self::stop_on). Then it
-    /// applies and commits the collected updates, as far as the first attempt succeeds, and returns
-    /// the cursor of the last commit. Returns `None` if no commit had a cursor yet, or a resync was
-    /// in progress. It can be run again, and resumes from its checkpoint.
+    /// Follows the store and applies its changes, until the replica is [stopped](Self::stop_on).
+    /// Then the collected updates are applied and committed, as far as the first attempt succeeds.
+    /// Returns the cursor of the last commit. Returns `None` if no commit had a cursor yet, or a
+    /// resync was in progress. The replica can be run again, and resumes from its checkpoint.
     ///
-    /// `apply` receives batches in order, one at a time; the next batch is collected meanwhile. If
-    /// it fails, the same batch is retried, as the [policy](Self::retry) says. It may see an update
-    /// twice, but never out of order.
+    /// `apply` receives batches in order, one at a time. The next batch is collected meanwhile. If
+    /// `apply` fails, the same batch is retried by the [policy](Self::retry). An update may be
+    /// applied twice, but never out of order.
     ///
-    /// It is an ordinary closure that returns a future: `async |batch| …` is enough if it only
-    /// refers to outer variables. One that owns or changes something is
-    /// `|batch| { let table = table.clone(); async move { … } }`. If nothing is awaited, use
-    /// `|batch| { count += 1; std::future::ready(Ok::<_, Infallible>(())) }`. Its error is anything
-    /// that converts to a `Box<dyn Error + Send + Sync>`, as `anyhow::Error` does.
+    /// `apply` is an ordinary closure that returns a future. `async |batch| …` is enough if the
+    /// closure only refers to outer variables. A closure that owns or changes a value is `|batch| {
+    /// let table = table.clone(); async move { … } }`. If nothing is awaited, use `|batch| { count
+    /// += 1; std::future::ready(Ok::<_, Infallible>(())) }`. The error can be any type that
+    /// converts to a `Box<dyn Error + Send + Sync>`, such as `anyhow::Error`.
     ///
     /// Dropping the future is safe: at most the last batch was applied and not committed, and the
-    /// next run applies it again. A commit that has begun is finished in the background, and only
-    /// then the storage is closed.
+    /// next run applies it again. A commit that has begun is finished in the background before the
+    /// storage is closed.
     ///
     /// # Errors
     /// Returns [`ReplicaError::InvalidConfig`] before any request is sent. Returns
     /// [`ReplicaError::Store`] if the store is gone (`StoreNotFound`), the connection was shut down
-    /// (`Closed`), or following is not allowed; outages are waited out. Returns
-    /// [`ReplicaError::Apply`] and [`ReplicaError::Storage`] as the [policy](Self::retry) says.
-    /// This future also panics if `apply` does.
+    /// (`Closed`), or this user may not follow the scope. Outages are not errors. Returns
+    /// [`ReplicaError::Apply`] and [`ReplicaError::Storage`] by the [policy](Self::retry). This
+    /// future also panics if `apply` does.
     pub async fn run<A, F, E>(&mut self, apply: A) -> Result<Option<WatchCursor>, ReplicaError>
     where
         A: FnMut(Batch) -> F,
@@ -129,15 +129,15 @@ impl<S: ReplicaStorage> Replica<S> {
                 pulse.next(&**store.backend()).await;
             }
         };
-        // Runs both in the same future, so that a future that is not polled shows no sign of life.
+        // Both run in the same future, so that a future that is not polled shows no sign of life.
         match select(pin!(run(self, apply)), pin!(beats)).await {
             Either::Left((end, _)) => end,
             Either::Right((never, _)) => never,
         }
     }
 
-    /// As [`run`](Self::run), with records. An update that does not decode is an error in its place
-    /// in the batch.
+    /// Like [`run`](Self::run), with records. An update that does not decode is an error at its
+    /// position in the batch.
     ///
     /// # Errors
     /// As for [`run`](Self::run).

@@ -18,14 +18,13 @@ pub(super) struct Channels(Mutex<Open>);
 #[derive(Debug, Default)]
 struct Open {
     senders: HashMap<CoordinatorId, UnboundedSender<Command>>,
-    /// Whether everything was released because the connection is shut down. Later commands are
-    /// rejected.
+    /// Whether the connection is being shut down. Later commands are rejected.
     is_closed: bool,
 }
 
 impl Channels {
-    /// Sends a command to a coordinator. If none runs, returns the other end of a new channel, for
-    /// a coordinator that the caller starts.
+    /// Sends a command to a coordinator. If no such coordinator runs, returns the receiver of a new
+    /// channel, for a coordinator that the caller starts.
     pub(super) fn send(
         &self,
         id: &CoordinatorId,
@@ -53,7 +52,8 @@ impl Channels {
         (sender, Some(commands))
     }
 
-    /// Removes a coordinator that has nothing to do, unless a command arrives in this moment.
+    /// Removes an idle coordinator, unless a command has just arrived. Returns whether it was
+    /// removed.
     pub(super) fn retire(
         &self,
         id: &CoordinatorId,

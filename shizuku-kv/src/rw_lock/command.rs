@@ -35,18 +35,18 @@ pub(super) enum Command {
     Break {
         reply: Reply<Outcome>,
     },
-    /// The connection is about to be shut down. Everything is released, and later claims are
-    /// rejected. The answer is an error if a release was given up, because its session had ended
-    /// before the store recorded it.
+    /// The connection is about to be shut down. All locks are released, and later claims are
+    /// rejected. The answer is an error if a release was abandoned because the session ended before
+    /// the store recorded the release.
     Close {
         reply: Reply<()>,
     },
 }
 
 impl Command {
-    /// Answers a command that comes after [`Close`](Self::Close).
+    /// Answers a command that arrives after [`Close`](Self::Close).
     pub(super) fn reject_closed(self) {
-        // A caller that is gone needs no answer.
+        // A caller that was dropped needs no answer.
         match self {
             Self::Claim { reply, .. } => drop(reply.send(Err(Rejection::closed()))),
             Self::Downgrade { reply, .. } | Self::Break { reply } => {
@@ -65,12 +65,12 @@ impl Command {
 /// The wait of a caller for its grant.
 #[derive(Clone, Debug)]
 pub(super) struct Wait {
-    /// Whether the caller does not wait for as long as it takes to find a session dead.
+    /// Whether the caller waits for less time than the detection of a dead session takes.
     pub(super) is_hasty: bool,
     /// Set once the claim is in the queue.
     was_queued: Arc<AtomicBool>,
-    /// Whether waiting for longer than the caller wanted to is useful. All sessions ahead of it may
-    /// be dead, and are found dead soon.
+    /// Whether the wait is extended beyond the time that the caller specified. All sessions ahead
+    /// of the claim may be dead, and dead sessions are found soon.
     is_extended: watch::Sender<bool>,
 }
 
@@ -89,7 +89,7 @@ impl Wait {
         self.is_extended.send_if_modified(replace);
     }
 
-    /// Waits until the wait is not extended.
+    /// Returns once the wait is no longer extended.
     pub(super) async fn not_extended(&self) {
         // The sender lives in `self`, so waiting does not fail.
         let _ = self.is_extended.subscribe().wait_for(|is_extended| !*is_extended).await;
@@ -100,8 +100,8 @@ impl Wait {
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: FencingToken,
-    /// Reason for losing the grant while its session lives: it was removed from the record, or the
-    /// connection was shut down.
+    /// Reason for losing the grant during the session: the grant was removed from the record, or
+    /// the connection was shut down.
     pub(super) revoked: watch::Receiver<Option<LockLoss>>,
 }
 

@@ -1,10 +1,10 @@
 //! Applies this process's requests for one lock, one compare-and-swap at a time.
 //!
 //! A task for each store and resource collects the requests of callers, applies all of them to the
-//! cached record ([`record_cache`]), and writes the result (`write.rs`). If it loses the swap, it
-//! reads and applies again. It does the same if the outcome is unknown: a claim that is already in
-//! the record is granted as it is. Callers send commands over channels, so that a caller that
-//! leaves midway leaves nothing half done (ADR 0044).
+//! cached record ([`record_cache`]), and writes the result (`write.rs`). If the swap is lost, or
+//! its outcome is unknown, the task reads the record and applies the requests again. A claim that
+//! is already in the record is granted as it is. Callers send commands over channels, so that a
+//! caller that is dropped midway leaves no partial change (ADR 0044).
 //!
 //! While claims of this process wait, the task watches the record, in which a release grants the
 //! lock to the next waiter (`follow.rs`). It also watches the sessions before those claims
@@ -43,7 +43,7 @@ const KEEP: Duration = Duration::from_secs(10);
 /// Time after which a held lock is watched, so that its holder notices if the lock is broken.
 const LONG_HELD: Duration = Duration::from_secs(1);
 
-/// The parts of the process that a coordinator uses.
+/// The dependencies of a coordinator.
 pub(super) struct Environment {
     pub(super) id: CoordinatorId,
     pub(super) store: Store,
@@ -57,7 +57,7 @@ pub(super) struct Coordinator {
     env: Environment,
     pending: Vec<Pending>,
     claims: LocalClaims,
-    /// Set once the connection is shut down.
+    /// Set once a shutdown of the connection was requested.
     shutdown: Option<Shutdown>,
     cache: RecordCache,
     watch: Follower,
@@ -69,12 +69,12 @@ pub(super) struct Coordinator {
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
-/// The release of everything before the connection is shut down.
+/// The release of all locks before the connection is shut down.
 #[derive(Default)]
 struct Shutdown {
-    /// Notified when no release is pending any more.
+    /// Answered when no release is pending any more.
     callers: Vec<Reply<()>>,
-    /// Error of a release that was given up.
+    /// Error of an abandoned release.
     failure: Option<KvError>,
 }
 
@@ -113,7 +113,7 @@ impl Coordinator {
             {
                 let released = failure.clone().map_or(Ok(()), |error| Err(Rejection::Store(error)));
                 for reply in callers.drain(..) {
-                    // A caller that is gone needs no answer.
+                    // A caller that was dropped needs no answer.
                     let _ = reply.send(released.clone());
                 }
                 if self.retire() {
@@ -204,7 +204,7 @@ impl Coordinator {
         self.pending.push(Pending::leave(id, session, reply));
     }
 
-    /// Rejects a claim, and removes it from the record if it may be there.
+    /// Rejects a claim. Removes the claim from the record if a write may have landed.
     fn reject(&mut self, id: ClaimId, rejection: Rejection) {
         let Some(local) = self.claims.remove(id) else { return };
         if local.may_be_recorded() {
@@ -241,7 +241,7 @@ impl Coordinator {
         }
     }
 
-    /// Returns whether the record matters although no request changes it.
+    /// Returns whether the record is needed although no request changes it.
     fn needs_record(&self) -> bool {
         !self.claims.is_empty() || self.failure_detector.is_needed()
     }
@@ -283,13 +283,14 @@ impl Coordinator {
                 alarm = alarm.min(*since + LONG_HELD);
             }
         }
-        let next = [self.cache.contradicted_until(), self.failure_detector.alarm()];
+        let contradicted_until = self.cache.contradicted_until().filter(|until| *until > now);
+        let next = [contradicted_until, self.failure_detector.alarm()];
         alarm = next.into_iter().flatten().fold(alarm, Instant::min);
         // Lets other tasks run, even if something is always due.
         alarm.max(now + Duration::from_millis(1))
     }
 
     fn is_idle(&self) -> bool {
-        !self.needs_record() && self.busy_since.elapsed() >= KEEP
+        !self.needs_record() && self.pending.is_empty() && self.busy_since.elapsed() >= KEEP
     }
 }

@@ -32,7 +32,9 @@ pub enum DistroRwLockError {
     },
 
     /// The lease is out of range. Nothing was sent.
-    #[error("cannot use a lease of {lease:?}: it has to be from {shortest:?} to {longest:?}")]
+    #[error(
+        "cannot use a lease of {lease:?}: it is out of range; choose one from {shortest:?} to {longest:?}"
+    )]
     #[non_exhaustive]
     InvalidLease {
         /// The requested lease.
@@ -57,7 +59,7 @@ pub enum DistroRwLockError {
 
     /// Another claim holds the resource, or waits for it, and the caller does not wait.
     #[error(
-        "cannot lock {resource:?} for {mode} at once: it is held, or others wait for it; wait for it, or try again later"
+        "cannot lock {resource:?} for {mode} at once: it is held, or others wait for it; wait too, or try again later"
     )]
     #[non_exhaustive]
     WouldBlock {
@@ -95,7 +97,7 @@ pub enum DistroRwLockError {
 
     /// No such lock is held through this handle of the store or a clone of it.
     #[error(
-        "cannot release {resource:?}: it is not locked for {mode} through this handle of the store or a clone of it"
+        "cannot release {resource:?}: it is not locked for {mode} through this handle of the store or a clone of it; release it through the handle that acquired it"
     )]
     #[non_exhaustive]
     NotHeld {
@@ -120,7 +122,7 @@ pub enum DistroRwLockError {
 
     /// A processor under a lock acquired the same lock again, and would wait for itself.
     #[error(
-        "cannot lock {resource:?}: this task holds it already, and would wait for itself; release it first"
+        "cannot lock {resource:?}: this task already holds it, and would wait for itself; release it first"
     )]
     #[non_exhaustive]
     Reentrant {
@@ -152,8 +154,8 @@ pub enum DistroRwLockError {
 }
 
 impl DistroRwLockError {
-    /// Returns whether a waiting claim may be repeated at once after this error. A session of
-    /// unknown outcome is one that no claim uses.
+    /// Returns whether a waiting claim may be repeated at once after this error. If the opening of
+    /// a session had an unknown outcome, no claim uses that session.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Store { source, .. } => {
@@ -185,15 +187,15 @@ pub enum LockLoss {
     /// Other processes saw no renewal of this process for longer than its lease.
     #[error("other processes saw no renewal for longer than its lease")]
     Evicted,
-    /// An operator broke it ([`DistroRwLock::break_lock`](super::DistroRwLock::break_lock)), or its
-    /// record was removed.
+    /// An operator broke the lock ([`DistroRwLock::break_lock`](super::DistroRwLock::break_lock)),
+    /// or the record was removed.
     #[error("an operator broke it, or its record was removed")]
     Broken,
     /// The store is gone, or its connection was shut down.
     #[error("the store is gone, or its connection was shut down")]
     StoreGone,
-    /// The task that kept it alive has ended, because its runtime has ended or a function that it
-    /// called has panicked.
+    /// The task that kept the session alive has ended, because its runtime has ended or a function
+    /// called by the task has panicked.
     #[error("the task that kept it alive has ended")]
     TaskEnded,
 }

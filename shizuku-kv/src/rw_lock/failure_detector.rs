@@ -1,8 +1,8 @@
 //! Watches the sessions ahead of waiting claims of this process, and ends silent ones.
 //!
-//! `docs/locks.md` explains why that is safe. Silence is counted from when this process saw the
-//! newest renewal, which is after it was sent. A session is ended by a compare-and-delete of the
-//! version that was seen, which fails if a renewal has come meanwhile (ADR 0042).
+//! `docs/locks.md` explains why that is safe. The silence of a session begins when this process
+//! observes the newest renewal, which is later than its sending. A session is ended by a
+//! compare-and-delete of the observed version, which fails after another renewal (ADR 0042).
 //!
 //! [`ahead`] determines which sessions are ahead of a claim, and which of them it watches.
 
@@ -24,11 +24,11 @@ use super::session::{key_of, marker, salt_of};
 use crate::store::{Key, KvEntry, KvError, KvResult, Store, VersionToken, WatchScope};
 use crate::watch::{Event, Follower};
 
-/// Time after which ending a session is tried again.
+/// Pause before another attempt to end a session.
 const REST: Duration = Duration::from_millis(500);
 
-/// Time for which a session is ahead before it is watched, if the one before was not for so long.
-/// Locks that are held for less are handed over without a watch.
+/// Time for which a session must be ahead before it is watched, if the previous one was ahead for
+/// less time. Locks that are held for a shorter time therefore need no watch.
 const HOLD_OFF: Duration = Duration::from_millis(100);
 
 /// Maximum number of keys in one watch. The server does not filter more keys than that.
@@ -56,7 +56,7 @@ pub(super) struct OwnClaims {
     pub(super) has_queued: bool,
     /// Whether one of them is deferred until sessions that may be dead are found dead or alive.
     pub(super) has_deferred: bool,
-    /// Whether one of them does not wait for long, so that no watch is put off.
+    /// Whether one of them has a short wait, so that no watch is deferred.
     pub(super) is_hasty: bool,
 }
 
@@ -72,12 +72,12 @@ pub(super) struct FailureDetector {
     ahead: Vec<Ahead>,
     /// Waiting sessions of this process. Other processes may end them.
     own: Vec<SessionId>,
-    /// Time at which each session came to be ahead.
+    /// Time since which each session has been ahead.
     ahead_since: HashMap<SessionId, Instant>,
-    /// Whether the last session was ahead for so short a time that no watch was needed.
+    /// Whether the last session was ahead for less than [`HOLD_OFF`].
     is_quick: bool,
-    /// Whether a claim was rejected that does not wait, but may come back. Until then, the sessions
-    /// that were ahead of it are watched for a sign of life.
+    /// Whether a claim that does not wait was rejected, and may be repeated. Until then, the
+    /// sessions that were ahead of it are watched for a sign of life.
     expects_claim: bool,
     /// Whether a claim of this process is queued or deferred.
     waits: bool,
@@ -108,7 +108,8 @@ impl FailureDetector {
         self.observed.discount_renewals();
     }
 
-    /// Watches no session any more, because the record is not readable. An update watches again.
+    /// Stops all watches, because the record is not readable. The next [`update`](Self::update)
+    /// opens them again.
     pub(super) fn stand_down(&mut self) {
         (self.waits, self.expects_claim) = (false, false);
         self.watches.clear();
@@ -160,8 +161,8 @@ impl FailureDetector {
         ahead::ahead_of(record, own, self.expects_claim, |session| self.observed.liveness(session))
     }
 
-    /// Returns whether a claim at this place in the queue may be granted soon, although others are
-    /// before it.
+    /// Returns whether a claim at this place in the queue may be granted soon, although others
+    /// precede it.
     pub(super) fn prospect(
         &self,
         record: &LockRecord,
@@ -188,8 +189,8 @@ impl FailureDetector {
         self.ahead.iter().map(|ahead| ahead.session).chain(self.own.iter().copied())
     }
 
-    /// Watches the keys of sessions that have been ahead for `hold_off`, and no longer those of
-    /// others.
+    /// Opens watches of the sessions that have been ahead for `hold_off`. Drops those of other
+    /// sessions.
     fn open_watches(&mut self, hold_off: Duration) {
         let all: BTreeSet<Key> =
             self.watched().filter_map(|session| key_of(session).ok()).collect();
@@ -216,7 +217,7 @@ impl FailureDetector {
         }
     }
 
-    /// Notes the entries that watches have delivered for sessions that have since come to be ahead.
+    /// Records the entries that watches have delivered before their session was ahead.
     fn note_newest(&mut self) {
         let unseen: Vec<_> =
             self.watched().filter(|session| self.observed.get(*session).is_none()).collect();
@@ -316,7 +317,7 @@ impl FailureDetector {
         (observation.since + patience).max(rests_until)
     }
 
-    /// Ends the sessions ahead that have been silent for too long.
+    /// Ends the sessions ahead that have been silent for too long, up to [`AT_ONCE`] in one call.
     pub(super) async fn end_silent(&mut self) {
         if !self.is_needed() {
             return;

@@ -20,8 +20,8 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// A claim that was made. Dropping it leaves the lock.
 pub(super) struct Ticket {
-    /// The coordinator that has the claim. It runs for as long as it has the claim. If it has ended
-    /// nevertheless, so has its runtime, and the lease ends the lock.
+    /// The coordinator that has the claim, and runs for as long as it has one. If the coordinator
+    /// has ended nevertheless, its runtime has ended too, and the lease ends the lock.
     coordinator: mpsc::UnboundedSender<Command>,
     id: ClaimId,
     is_over: bool,
@@ -32,12 +32,12 @@ impl Ticket {
         Self { coordinator, id, is_over: false }
     }
 
-    /// Notes that the record has no such claim.
+    /// Records that the record of the lock has no such claim.
     pub(super) fn end(mut self) {
         self.is_over = true;
     }
 
-    /// Leaves the lock. Returns the channel for the answer.
+    /// Removes the claim. Returns the channel for the answer.
     pub(super) fn leave(&mut self) -> oneshot::Receiver<Result<Outcome, Rejection>> {
         let (reply, answer) = oneshot::channel();
         self.is_over = true;

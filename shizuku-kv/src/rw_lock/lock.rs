@@ -131,11 +131,11 @@ impl DistroRwLock {
     ///
     /// # Errors
     /// Returns [`DistroRwLockError::Timeout`] if the lock was not granted within
-    /// [`LockOptions::wait`], also because the store did not answer. A wait that is shorter than
-    /// the store's deadline may exceed it by that deadline. Returns [`DistroRwLockError::Store`] if
-    /// the store is gone, is full or rejects requests, or its connection was shut down. Returns
-    /// [`DistroRwLockError::QueueFull`] if too many claims wait. Returns
-    /// [`DistroRwLockError::ForeignRecord`] if the entry is not a lock record. Returns
+    /// [`LockOptions::wait`], or the store did not answer. A call with a wait shorter than the
+    /// store's deadline may take longer than the wait, by that deadline at most. Returns
+    /// [`DistroRwLockError::Store`] if the store is gone, is full or rejects requests, or its
+    /// connection was shut down. Returns [`DistroRwLockError::QueueFull`] if too many claims wait.
+    /// Returns [`DistroRwLockError::ForeignRecord`] if the entry is not a lock record. Returns
     /// [`DistroRwLockError::Reentrant`] if the processor that runs this task holds the lock.
     pub async fn read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.wait("read", LockMode::Read).await.map(ReadGuard)
@@ -154,8 +154,8 @@ impl DistroRwLock {
     /// Acquires the lock for reading, together with other readers, if no writer holds it and no
     /// claim waits.
     ///
-    /// If all sessions in its way seem to be dead by the store's clock, it waits until they are
-    /// found dead or alive. This takes up to the lease of the holder and an eighth.
+    /// If all sessions ahead of it seem to be dead by the store's clock, the call waits until they
+    /// are found dead or alive. This takes up to the longest of their leases, and an eighth.
     ///
     /// Cancel safe: dropping the future releases a lock that may have been granted.
     ///
@@ -191,7 +191,7 @@ impl DistroRwLock {
         {
             return claimed;
         }
-        // If the wait was too short for an answer, a free lock is acquired nevertheless.
+        // A free lock is acquired even if the wait is too short for an answer.
         let left = self.store.deadline().saturating_sub(began.elapsed());
         if !was_queued.load(Ordering::Acquire) && !left.is_zero() {
             match self.claim(&request(false), left).await {
@@ -219,7 +219,7 @@ impl DistroRwLock {
         })
     }
 
-    /// Returns `None` if the claim took too long.
+    /// Returns `None` if the claim was neither granted nor rejected by the deadline.
     async fn claim(
         &self,
         request: &Request<'_>,
@@ -235,9 +235,9 @@ impl DistroRwLock {
             let mut pauses = backoff(Duration::from_millis(50), Duration::from_secs(2));
             loop {
                 let error = match self.claim_once(request, &wait, &made).await {
-                    // A waiting claim retries: an unreachable store may be back in a moment. A
-                    // process that was cut off for longer than its lease joins the end of the
-                    // queue.
+                    // A waiting claim retries, because an unreachable store may soon be reachable
+                    // again. A process that was cut off for longer than its lease joins the end of
+                    // the queue.
                     Err(error) if request.waits && error.is_passing() => error,
                     claimed => return claimed,
                 };
@@ -257,8 +257,8 @@ impl DistroRwLock {
         if claimed.is_none()
             && let Some(mut ticket) = made.into_inner().unwrap_or_else(PoisonError::into_inner)
         {
-            // Waits for a moment until the abandoned claim is out of the record. The process may
-            // end now, and the claim would then block others as after a crash.
+            // Waits for a short time until the abandoned claim is removed from the record.
+            // Otherwise, if the process ends now, the claim blocks others as after a crash.
             let limit = GRACE.min(self.store.deadline());
             let _ = tokio::time::timeout(limit, ticket.leave()).await;
         }
@@ -294,7 +294,7 @@ impl DistroRwLock {
             (Ok(Ok(Granted { token, revoked })), Some(ticket)) => {
                 let (name, deadline) = (self.name.clone(), self.store.deadline());
                 let hold = Hold { ticket, session, token, revoked, name, mode, deadline };
-                // The session may have ended just after the grant.
+                // The session may have ended directly after the grant.
                 match hold.loss() {
                     None => Ok(hold),
                     Some(reason) => Err(self.name.lost_error(reason)),

@@ -106,7 +106,7 @@ impl LockManager {
             let answer = async {
                 match answer.await {
                     Ok(Err(Rejection::Store(error))) => Err(error),
-                    // The end of the coordinator answers too.
+                    // The end of the coordinator counts as an answer too.
                     Ok(_) | Err(_) => Ok(()),
                 }
             };

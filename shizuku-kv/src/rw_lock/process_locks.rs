@@ -8,7 +8,7 @@ use super::record::LockMode;
 use crate::store::Key;
 
 /// The holds of each lock in each mode, the newest last. A hold uses its session, whose task keeps
-/// this value alive even if all handles of the store are dropped.
+/// this value alive even if all handles of the store were dropped.
 #[derive(Debug, Default)]
 pub(super) struct ProcessLocks(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 

@@ -157,7 +157,7 @@ macro_rules! locked_processor {
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
-            /// Creates work under the lock of a resource, with the default options. `store` is
+            /// Creates work under the lock of a resource, with the default options. `store` may be
             /// owned or borrowed.
             pub fn new(
                 processor: Arc<P>,
@@ -193,10 +193,10 @@ macro_rules! locked_processor {
             /// background.
             ///
             /// # Errors
-            /// Returns [`WithLockProcessError::Lock`] if the lock was not granted: the name or the
-            /// lease is invalid, the store has no locks or does not answer, or the wait was too
-            /// long. Returns [`WithLockProcessError::LeaseLost`] if the lock was lost during the
-            /// work. Returns [`WithLockProcessError::Process`] if the work fails, with its error.
+            /// Returns [`WithLockProcessError::Lock`] if the lock was not granted, for example
+            /// because the store did not answer or the wait was too long. Returns
+            /// [`WithLockProcessError::LeaseLost`] if the lock was lost during the work. Returns
+            /// [`WithLockProcessError::Process`] if the work fails, with its error.
             pub async fn process<I>(
                 &self,
                 input: I,

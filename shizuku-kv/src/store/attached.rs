@@ -1,4 +1,4 @@
-//! State that higher layers keep for a handle and its clones.
+//! State of higher layers that belongs to a handle and its clones.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -10,17 +10,17 @@ use tokio::sync::watch;
 
 use super::{Deadline, KvResult, lock};
 
-/// State that a higher layer keeps for a handle and its clones.
+/// State of a higher layer that belongs to a handle and its clones.
 pub(crate) trait Attached: Default + Send + Sync + 'static {
-    /// Releases its resources in the store, before the connection is shut down. By default it has
-    /// none.
+    /// Releases the resources of this state in the store, before the connection is shut down. The
+    /// default releases none.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
         let _ = deadline;
         Box::pin(std::future::ready(Ok(())))
     }
 }
 
-/// Attached state, whose type is not known here.
+/// Attached state of any type.
 struct Attachment {
     value: Arc<dyn Any + Send + Sync>,
     close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
@@ -46,16 +46,16 @@ impl Attachment {
 #[derive(Default)]
 pub(super) struct Attachments {
     by_type: Mutex<HashMap<TypeId, Attachment>>,
-    /// Set when users have dropped the last clone of the handle.
+    /// Set when the users have dropped the last clone of the handle.
     is_abandoned: watch::Sender<bool>,
 }
 
 impl Attachments {
-    /// Returns the value of a type, which is its default at the first call.
+    /// Returns the value of a type. The first call creates the default value.
     pub(super) fn get<T: Attached>(&self) -> Arc<T> {
         let mut by_type = lock(&self.by_type);
         let attachment = by_type.entry(TypeId::of::<T>()).or_insert_with(Attachment::new::<T>);
-        // The value of a type's slot has that type.
+        // The slot of a type has a value of that type.
         Arc::clone(&attachment.value).downcast().unwrap_or_default()
     }
 
@@ -73,7 +73,7 @@ impl Attachments {
         closed
     }
 
-    /// Waits until users have dropped the last clone of the handle.
+    /// Waits until the users have dropped the last clone of the handle.
     pub(super) async fn abandoned(&self) {
         // The sender lives in `self`, so waiting does not fail.
         let _ = self.is_abandoned.subscribe().wait_for(|is_abandoned| *is_abandoned).await;

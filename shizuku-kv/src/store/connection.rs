@@ -1,4 +1,5 @@
-//! Connections, which open stores. A trait of its own, above the handle, because it returns one.
+//! Connections, which open stores. This module is above the handle, because the trait's methods
+//! return handles.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use futures_core::future::BoxFuture;
 use super::KvError;
 use super::{ConnectionCapabilities, KvResult, KvStream, Store, StoreConfig};
 
-/// A connection to a backend: its lifecycle, and the stores in it.
+/// A connection to a backend: opens, lists and deletes stores, and is shut down at the end.
 ///
-/// [`connect`](crate::connect) opens one from a URL.
+/// [`connect`](crate::connect) opens a connection from a URL.
 pub trait Connection: Debug + Send + Sync {
     /// Returns the abilities of this connection's stores.
     fn capabilities(&self) -> ConnectionCapabilities;
 
-    /// Opens the store `name` with the backend's defaults, and creates it if it does not exist.
+    /// Opens the store `name` with the backend's defaults. Creates the store if it does not exist.
     ///
     /// # Errors
     /// As for [`store_with_config`](Self::store_with_config).
@@ -24,7 +25,7 @@ pub trait Connection: Debug + Send + Sync {
         self.store_with_config(name, StoreConfig::new())
     }
 
-    /// Opens the store `name`, and creates it if it does not exist.
+    /// Opens the store `name` with these settings. Creates the store if it does not exist.
     ///
     /// # Errors
     /// Returns [`KvError::InvalidStoreName`] or [`KvError::InvalidConfig`] before anything is sent.
@@ -42,9 +43,9 @@ pub trait Connection: Debug + Send + Sync {
 
     /// Deletes a store with all its entries. Open handles then return [`KvError::StoreNotFound`].
     ///
-    /// If a store of that name is created again, the backend determines whether open handles use
-    /// it. A backend that addresses stores by name does (NATS). One that holds the store itself
-    /// does not (in memory): open it again.
+    /// If a store of that name is recreated, the backend determines whether open handles use the
+    /// new store. They do if the backend addresses stores by name (NATS). They do not if a handle
+    /// owns the store (in memory): open the new store in that case.
     ///
     /// # Errors
     /// Returns [`KvError::StoreNotFound`] if no such store exists.
@@ -58,13 +59,13 @@ pub trait Connection: Debug + Send + Sync {
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
     /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores,
-    /// and flushes all writes. From then on every operation returns [`KvError::Closed`]. A second
-    /// call is not an error.
+    /// and flushes all writes. Every later operation returns [`KvError::Closed`]. A second call is
+    /// not an error.
     ///
-    /// Await it at the end of `main`. A guard that is dropped there releases its lock in a task
-    /// that the end of the runtime can cut off. Others would then wait for a whole lease and an
-    /// eighth more. Holders are notified before their locks are released. A backend implements this
-    /// with [`OpenStores`](crate::OpenStores).
+    /// Await this call at the end of `main`. A guard that is dropped there releases its lock in a
+    /// task that the end of the runtime can abort. Other processes would then wait for a whole
+    /// lease and an eighth more. Holders are notified before their locks are released. A backend
+    /// implements this with [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
     /// Returns an error if locks could not be released or the flush failed within the connection's
@@ -73,8 +74,7 @@ pub trait Connection: Debug + Send + Sync {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 
-/// The value that [`connect`](crate::connect) returns is a connection itself, so that it can be
-/// passed as a `&dyn Connection`.
+/// Lets the value that [`connect`](crate::connect) returns be passed as a `&dyn Connection`.
 impl<C: Connection + ?Sized> Connection for Arc<C> {
     fn capabilities(&self) -> ConnectionCapabilities {
         (**self).capabilities()

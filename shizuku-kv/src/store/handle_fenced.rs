@@ -9,9 +9,9 @@ use super::KvError;
 use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken, Write};
 
 impl Store {
-    /// Returns the handle for writing under a lock, so that a holder whose lease has ended does no
-    /// harm. Returns `None` if the store does not have it. Stores whose values expire with age do
-    /// not, because their tokens would expire too.
+    /// Returns the handle for writing under a lock, which rejects writes of a superseded holder.
+    /// Returns `None` if the store has no fenced writes. A store with a maximum age has none,
+    /// because its tokens would expire too.
     pub fn fenced(&self) -> Option<StoreFenced<'_>> {
         self.backend().fenced().map(|fenced| StoreFenced { store: self, fenced })
     }

@@ -9,7 +9,7 @@ use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken, Write};
 
 impl Store {
     /// Returns the handle for times to live of single keys. Returns `None` if the store does not
-    /// have them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
+    /// support them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
     pub fn ttl(&self) -> Option<StoreTtl<'_>> {
         self.backend().ttl().map(|ttl| StoreTtl { store: self, ttl })
     }

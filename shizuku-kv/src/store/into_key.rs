@@ -1,4 +1,4 @@
-//! Strings as keys. The grammar checks each of them.
+//! Conversion of strings to keys, which the grammar checks.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::grammar::{self, KeyFault, KeyFaultKind};
 use super::{Key, KvError};
 
 impl Key {
-    /// Checks a string and makes it a key.
+    /// Checks a string, and converts it to a key.
     ///
     /// # Errors
-    /// Returns [`KvError::InvalidKey`] if it is not a key, with the first offending byte and its
-    /// position.
+    /// Returns [`KvError::InvalidKey`] if the string is not a key, with the first invalid byte and
+    /// its position.
     pub fn new(key: impl AsRef<str>) -> Result<Self, KvError> {
         let key = key.as_ref();
         match grammar::check_key(key) {
@@ -50,7 +50,7 @@ pub trait IntoKey {
     /// Converts to a key.
     ///
     /// # Errors
-    /// Returns [`KvError::InvalidKey`] if it is not one.
+    /// Returns [`KvError::InvalidKey`] if the value is not a key.
     fn into_key(self) -> Result<Key, KvError>;
 }
 
@@ -94,7 +94,8 @@ impl KvError {
     pub(super) fn invalid_key(key: &str, fault: KeyFault, reason: &'static str) -> Self {
         let found = match fault.kind {
             KeyFaultKind::Empty => "nothing".to_owned(),
-            // The whole character is shown if the byte begins one, because the user typed it.
+            // If the byte begins a character, the whole character is shown, because the user typed
+            // the character.
             KeyFaultKind::Byte(byte) => match key[fault.position..].chars().next() {
                 Some(character) => format!("{character:?}"),
                 None => format!("0x{byte:02x}"),
@@ -103,7 +104,7 @@ impl KvError {
             KeyFaultKind::Reserved => "\"_kv\"".to_owned(),
             KeyFaultKind::TooLong => format!("{} bytes", key.len()),
         };
-        // A key of any valid length fits into the message; one that is far too long is cut.
+        // A key of any valid length fits into the message. A much longer text is cut.
         let shown = key.chars().take(80).collect::<String>();
         Self::InvalidKey {
             key: if shown.len() < key.len() { format!("{shown}…") } else { shown },

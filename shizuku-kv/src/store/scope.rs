@@ -9,7 +9,7 @@ use super::{IntoKey, Key, KvError};
 /// `config.data.x`. Operations return [`KvError::InvalidKey`] for a prefix with which no key can
 /// start, such as one with `*`, `>`, a space or a double dot. The value of a field may have
 /// characters that keys escape. The derived functions, such as `UserKey::scope_tenant("acme com")`,
-/// escape it. The server filters the scopes that it can.
+/// escape the value. The server filters scopes as far as it can.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WatchScope {
@@ -18,8 +18,8 @@ pub enum WatchScope {
     All,
     /// One key.
     Key(Key),
-    /// These keys. In a watch, use some dozens at most: with more, the server filters badly or not
-    /// at all. Scans and listings read each key by name, however many there are.
+    /// These keys. In a watch, use some dozens at most: with more, the server filters slowly or not
+    /// at all. Scans and listings read each key by name, however many keys are given.
     Keys(Vec<Key>),
     /// The keys that start with this string.
     Prefix(String),
@@ -31,7 +31,7 @@ impl WatchScope {
     /// Returns the scope of one key.
     ///
     /// # Errors
-    /// Returns [`KvError::InvalidKey`] if it is not a key.
+    /// Returns [`KvError::InvalidKey`] if `key` is not a key.
     pub fn key(key: impl IntoKey) -> Result<Self, KvError> {
         key.into_key().map(Self::Key)
     }
@@ -54,7 +54,7 @@ impl WatchScope {
         Self::Prefixes(prefixes.into_iter().map(Into::into).collect())
     }
 
-    /// Rejects a prefix with which no key can start, because it would select nothing forever.
+    /// Rejects a prefix with which no key can start, because such a prefix never selects a key.
     pub(crate) fn check_prefixes(&self) -> Result<(), KvError> {
         let prefixes = match self {
             Self::Prefix(prefix) => std::slice::from_ref(prefix),
@@ -69,8 +69,8 @@ impl WatchScope {
         Ok(())
     }
 
-    /// Returns whether `key` is in the scope. This defines the meaning of a scope; a server's
-    /// filter only saves traffic.
+    /// Returns whether `key` is in the scope. This defines the meaning of a scope. A filter on the
+    /// server only saves traffic.
     pub fn matches(&self, key: &str) -> bool {
         match self {
             Self::All => true,
@@ -90,7 +90,7 @@ impl From<Key> for WatchScope {
     }
 }
 
-/// Returns the rule that a prefix breaks, and the way out.
+/// Returns the rule that a prefix breaks, and the remedy.
 fn reason_of_prefix(fault: KeyFaultKind) -> &'static str {
     match fault {
         KeyFaultKind::Byte(b'*' | b'>') => {
@@ -111,7 +111,8 @@ fn reason_of_prefix(fault: KeyFaultKind) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Compares with the definition: a prefix is valid if it or an extension of it is a key.
+    /// Compares with the definition: a prefix is valid if the prefix, or an extension of it, is a
+    /// key.
     #[test]
     fn prefix_is_valid_if_a_key_starts_with_it() {
         let starts_key =

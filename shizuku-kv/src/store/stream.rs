@@ -85,8 +85,8 @@ impl<T> KvStream<T> {
         Self::new(items)
     }
 
-    /// Names `operation` in every error, and ends the stream with the first. Uses neither a timer
-    /// nor a clock, because both take longer than most items (ADR 0078).
+    /// Sets `operation` in every error, and ends the stream with the first error. Uses neither a
+    /// timer nor a clock, because both take longer than most items (ADR 0078).
     fn of_operation(self, operation: &'static str) -> Self
     where
         T: Send + 'static,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::KvError;
 
-/// Returns the reason that a store has no times to live for single keys, and the way out: a phrase
-/// whose subject is the store.
+/// Returns the reason why a store has no times to live for single keys, and the remedy. The text is
+/// a phrase whose subject is the store.
 pub(crate) fn ttl_fault(history: Option<u8>) -> String {
     match history.filter(|versions| *versions > 1) {
         Some(versions) => format!(
@@ -18,10 +18,10 @@ pub(crate) fn ttl_fault(history: Option<u8>) -> String {
     }
 }
 
-/// Rejects a time to live that the store's maximum age would cut short.
+/// Rejects a time to live that exceeds the store's maximum age.
 ///
 /// # Errors
-/// Returns [`KvError::InvalidConfig`] if it would.
+/// Returns [`KvError::InvalidConfig`] if `ttl` is longer than `max_age`.
 pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> Result<(), KvError> {
     match max_age {
         Some(age) if ttl > age => Err(KvError::InvalidConfig {

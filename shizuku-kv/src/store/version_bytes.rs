@@ -7,11 +7,11 @@ const TAG_NUMBER: u8 = 1;
 const TAG_OPAQUE: u8 = 2;
 
 impl VersionToken {
-    /// Returns a token of a backend's own bytes, at most [`MAX_LEN`](Self::MAX_LEN) of them; for
+    /// Returns a token of a backend's own bytes, at most [`MAX_LEN`](Self::MAX_LEN) of them. For
     /// authors of backends.
     ///
     /// # Errors
-    /// Returns [`KvError::InvalidVersion`] if there are more.
+    /// Returns [`KvError::InvalidVersion`] if the bytes exceed this maximum.
     pub fn opaque(token: &[u8]) -> Result<Self, KvError> {
         let mut bytes = [0; Self::MAX_LEN];
         let Some(target) = bytes.get_mut(..token.len()) else {
@@ -22,7 +22,7 @@ impl VersionToken {
         Ok(Self(Repr::Opaque { len: token.len() as u8, bytes }))
     }
 
-    /// Returns the token as bytes, to be stored; [`from_bytes`](Self::from_bytes) reads them back.
+    /// Returns the token as bytes, to be stored. [`from_bytes`](Self::from_bytes) reads them back.
     pub fn to_bytes(&self) -> Vec<u8> {
         match &self.0 {
             Repr::Number(number) => {

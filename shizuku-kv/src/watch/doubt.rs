@@ -1,7 +1,8 @@
-//! Recognizes a store that came back older than a follower knew it (ADR 0048).
+//! Detects a store that was restored from an older copy than a follower knew (ADR 0048).
 //!
 //! After a loss of the connection, another server may answer with an older copy of the store. A
-//! follower remembers its last deliveries, and looks them up before it relies on the store again.
+//! follower remembers its last deliveries, and reads them again before the follower relies on the
+//! store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::SystemTime;
@@ -11,10 +12,10 @@ use crate::store::{
     WatchScope,
 };
 
-/// Number of remembered deliveries, to recognize a server that came back older.
+/// Number of remembered deliveries.
 const REMEMBERED: usize = 16;
 
-/// Maximum number of entries that are read again behind a remembered delivery.
+/// Maximum number of entries that are read again after a remembered delivery.
 const MOST_REREAD: usize = 4096;
 
 /// The compared parts of a delivery.
@@ -31,8 +32,8 @@ impl Delivered {
         (&self.key, self.version, self.created) == (&entry.key, entry.version, entry.created)
     }
 
-    /// Returns whether this is a tombstone that has ended since. The marker that follows it is not
-    /// delivered, and neither is its own end.
+    /// Returns whether this is a tombstone that has expired since. No update is delivered for its
+    /// expiry, nor for the marker that follows.
     fn has_ended(&self, entry: Option<&KvEntry>) -> bool {
         self.is_tombstone && entry.is_none_or(|entry| entry.operation == KvOperation::Expire)
     }
@@ -43,7 +44,7 @@ impl Delivered {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     delivered: VecDeque<Delivered>,
-    /// Whether tombstones are missing, because only held values were known.
+    /// Whether tombstones are missing, because only the values of a stored state were known.
     lacks_tombstones: bool,
 }
 
@@ -75,7 +76,7 @@ impl Recent {
     }
 }
 
-/// Finds the newest of all values held up to a position.
+/// Finds the newest values of a stored state, up to a position.
 #[derive(Debug)]
 pub(crate) struct NewestHeld {
     position: u64,
@@ -111,30 +112,31 @@ impl NewestHeld {
 #[derive(Clone, Debug)]
 pub(crate) struct Doubt {
     pub(crate) cursor: WatchCursor,
-    /// The deliveries up to there.
+    /// The newest deliveries up to that position.
     pub(crate) recent: Recent,
 }
 
 /// Outcome of [`Doubt::resolve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DoubtResolution {
-    /// The store still has its delivered updates.
+    /// The store still has all delivered updates.
     Same,
-    /// It has lost some of them, or accepted other changes at positions that the follower had
-    /// passed.
+    /// The store has lost delivered updates, or has accepted other changes at positions that the
+    /// follower had passed.
     Other,
-    /// All remembered keys have been overwritten, so that no proof is left.
+    /// No proof is left: all remembered keys were overwritten, or the later changes can no longer
+    /// be read, or are too many.
     Unproven,
-    /// Like `Unproven`, but the remembered deliveries are from before this process, and the store
-    /// may have changed as much meanwhile.
+    /// Like `Unproven`, but the remembered deliveries are from before this process. The store may
+    /// have changed as much since then.
     Unremembered,
 }
 
 impl Doubt {
     /// Checks whether the store is the one that the follower knew, and not an older copy of it.
     ///
-    /// A copy lacks the end of the changes. So the deliveries are looked up at the leader, from the
-    /// newest on. The first that still exists shows that the store has all changes up to it. Later
+    /// An older copy lacks the last changes. So the deliveries are read from the leader, the newest
+    /// first. The first one that still exists proves that the store has all changes up to it. Later
     /// changes are read again.
     pub(crate) async fn resolve(
         &self,

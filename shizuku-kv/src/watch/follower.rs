@@ -19,18 +19,18 @@ use crate::store::{
 /// First pause between two watches.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest pause between two watches of the backend, of which each costs requests.
+/// Longest pause between two watches of the backend. Each of them costs requests.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Longest pause between two shared watches. It is short enough to notice the end of the
-/// connection, because waiting followers share one watch of the backend.
+/// Longest pause between two shared watches. A short one detects the end of the connection sooner,
+/// and costs little, because waiting followers share one watch of the backend.
 const LONGEST_SHARED_PAUSE: Duration = Duration::from_secs(2);
 
-/// Minimum duration of a watch after which the next loss begins with the first pause. A watch that
-/// ends soon after its start is no progress, although it may have delivered the initial state.
+/// Minimum age of a watch at its loss after which the next one is opened after the first pause. A
+/// watch that ends soon after its start is not progress, even if the initial state was delivered.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// Follows a scope of a store through watches, one after the other, until the connection is over.
+/// Follows a scope of a store through watches, one after the other, until the connection ends.
 pub(crate) struct Follower {
     store: Store,
     scope: WatchScope,
@@ -44,10 +44,10 @@ pub(crate) struct Follower {
 /// The kind of the watches.
 #[derive(Clone, Copy)]
 enum Source {
-    /// They share an upstream with others, and begin with the initial state.
+    /// The watches share an upstream with others, and begin with the initial state.
     Shared,
-    /// They are of this follower alone. The next one resumes from the cursor, or begins with the
-    /// initial state.
+    /// The watches belong to this follower alone. The next one resumes from the cursor, or begins
+    /// with the initial state.
     Own(Option<WatchCursor>),
 }
 
@@ -63,7 +63,7 @@ enum State {
     Lost,
     /// The end of the pause.
     BackingOff(BoxFuture<'static, ()>),
-    /// Nothing, because the connection is over.
+    /// Nothing, because the connection has ended.
     Closed,
 }
 
@@ -71,21 +71,21 @@ enum State {
 struct Open {
     watch: Watch,
     since: Instant,
-    /// Whether it has delivered an update.
+    /// Whether the watch has delivered an update.
     has_delivered: bool,
     links: Option<watch::Receiver<WatchLink>>,
     /// Wakes this task when the connection state changes.
     wakes: Option<BoxFuture<'static, bool>>,
-    /// An update that came in one poll with a change of the connection state.
+    /// An update that arrived in the same poll as a change of the connection state.
     held_back: Option<Result<KvUpdate, KvError>>,
 }
 
-/// A change that a follower notices.
+/// A change that a follower reports.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A watch is open. The initial state follows, or the changes after the cursor.
     Opened,
-    /// An entry was written or deleted.
+    /// An entry was written or deleted, or has expired.
     Update(KvUpdate),
     /// The initial state is complete.
     CaughtUp {
@@ -98,7 +98,7 @@ pub(crate) enum Event {
     /// The watch ended, or could not be opened. Another one is opened after a pause. The known
     /// state may belong to a deleted store. [`Follower::link`] is down.
     Lost(KvError),
-    /// The connection is over. No event follows.
+    /// The connection has ended. No event follows.
     Closed(KvError),
 }
 
@@ -108,7 +108,7 @@ impl Follower {
         Self::new(store, scope, Source::Shared)
     }
 
-    /// Follows a scope over watches of its own, which slow their source if they are slow.
+    /// Follows a scope over watches of its own. A slow reader slows the source of such a watch.
     pub(crate) fn own(store: &Store, scope: WatchScope, from: Option<WatchCursor>) -> Self {
         Self::new(store, scope, Source::Own(from))
     }
@@ -128,8 +128,8 @@ impl Follower {
         Self { state, ..Self::shared(store, WatchScope::All) }
     }
 
-    /// Returns the connection state. It is up once an open watch has delivered an update.
-    /// Otherwise it is down, since the first loss of several.
+    /// Returns the connection state: that of the open watch once an update was delivered, otherwise
+    /// down since the first of the successive losses.
     pub(crate) fn link(&self) -> &WatchLink {
         &self.link
     }
@@ -141,7 +141,7 @@ impl Follower {
         is_new
     }
 
-    /// Returns the position after the last update of the open watch.
+    /// Returns the position after the last update. Returns `None` if no watch is open.
     pub(crate) fn cursor(&self) -> Option<WatchCursor> {
         match &self.state {
             State::Open(open) => open.watch.cursor(),
@@ -149,12 +149,12 @@ impl Follower {
         }
     }
 
-    /// Opens the next watches with another handle of the same store.
+    /// Replaces the handle of the store, with which the next watches are opened.
     pub(crate) fn set_store(&mut self, store: Store) {
         self.store = store;
     }
 
-    /// Starts to follow, unless it does already.
+    /// Starts to follow, unless the follower was already started.
     pub(crate) fn start(&mut self) {
         if matches!(self.state, State::Stopped) {
             self.open();
@@ -170,8 +170,8 @@ impl Follower {
         !matches!(self.state, State::Stopped)
     }
 
-    /// Sets the cursor of the next watch, which replaces an open one at once. After a loss it is
-    /// opened when the pause ends.
+    /// Sets the cursor of the next watch, which replaces an open one at once. After a loss, the
+    /// next watch is opened when the pause ends.
     pub(crate) fn reopen_from(&mut self, from: Option<WatchCursor>) {
         self.source = Source::Own(from);
         if let State::Open(_) = self.state {
@@ -179,8 +179,8 @@ impl Follower {
         }
     }
 
-    /// Records progress, so that the next pause is the first one. It also counts directly after a
-    /// loss.
+    /// Records progress, so that the next pause is the first one. This also applies between a loss
+    /// and its pause.
     pub(crate) fn reset_pauses(&mut self) {
         self.pauses = None;
     }
@@ -196,7 +196,8 @@ impl Follower {
         }));
     }
 
-    /// Returns the next event. Waits forever while it is stopped, and after [`Event::Closed`].
+    /// Returns the next event. Waits forever while the follower is stopped, and after
+    /// [`Event::Closed`].
     ///
     /// Cancel safe: the next call continues the wait.
     pub(crate) async fn next(&mut self) -> Event {
@@ -229,7 +230,7 @@ impl Follower {
                     });
                 }
                 State::Open(open) => {
-                    // Until a watch has delivered something, the known state may be outdated.
+                    // Until a watch has delivered an update, the cached state may be stale.
                     return Poll::Ready(match ready!(open.poll_next(cx)) {
                         None => {
                             if open.has_delivered {
@@ -241,9 +242,6 @@ impl Follower {
                             if !open.has_delivered {
                                 self.link = open.watch.link();
                             }
-                            if self.pauses.is_some() && open.since.elapsed() >= LASTING {
-                                self.pauses = None;
-                            }
                             open.deliver(update)
                         }
                         Some(Err(error)) => self.lose(error),
@@ -253,7 +251,7 @@ impl Follower {
         }
     }
 
-    /// Drops the open watch because the store differs from the entries that it has delivered.
+    /// Drops the open watch because the store differs from the delivered entries.
     pub(crate) fn lose_after_difference(&mut self) -> Event {
         let reason = "the store differs from the entries that its watch has delivered";
         self.lose(KvError::CursorExpired { store: self.store.name().to_owned(), reason })
@@ -269,6 +267,11 @@ impl Follower {
             WatchLink::Up => SystemTime::now(),
         };
         self.link = WatchLink::down(since, error.to_string());
+        if let State::Open(open) = &self.state
+            && open.since.elapsed() >= LASTING
+        {
+            self.pauses = None;
+        }
         let (store, scope) = (self.store.name(), &self.scope);
         tracing::debug!(store, ?scope, %error, "lost a watch, reopening it");
         self.state = State::Lost;
@@ -307,8 +310,8 @@ impl Open {
                 return Poll::Ready(Some(update));
             }
             if let Poll::Ready(update) = self.watch.poll_next_unpin(cx) {
-                // A watch may lose its connection and resume delivery in one poll. The loss came
-                // before this update.
+                // A watch may lose its connection and resume delivery in one poll. The loss
+                // preceded this update.
                 self.held_back =
                     Some(update.unwrap_or(Err(KvError::Closed { operation: "watch" })));
                 continue;
@@ -345,7 +348,7 @@ impl Open {
 }
 
 impl KvError {
-    /// Returns whether another watch may succeed where one has ended with this error.
+    /// Returns whether another watch may succeed after one has ended with this error.
     pub(crate) fn is_resolved_by_reopening(&self) -> bool {
         self.is_retryable() || matches!(self, Self::CursorExpired { .. })
     }

@@ -1,8 +1,8 @@
 //! Following a store beyond the life of one watch.
 //!
 //! [`Follower`] reopens a watch after each loss (ADR 0084). `shared/` lets many watches of a store
-//! share a few of the backend (ADR 0025). [`Doubt`] recognizes a store that came back older, and
-//! [`Pulse`] shows that the tasks of followers run.
+//! share a few watches of the backend (ADR 0025). [`Doubt`] detects a store that was restored from
+//! an older copy, and [`Pulse`] shows that the tasks of followers run.
 
 mod doubt;
 mod follower;

@@ -1,5 +1,5 @@
-//! Signs of life of the followers of a store. A task that does not run must not report the state of
-//! a value (ADR 0049).
+//! Signs of life of the followers of a store. While their tasks do not run, a value must not be
+//! reported as current (ADR 0049).
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -34,26 +34,27 @@ impl Pulse {
         *lock(&self.last) = SuspendAwareInstant::now();
     }
 
-    /// Returns since when no task has run. Returns `None` if tasks run.
+    /// Returns the time since which no task has run. Returns `None` if tasks run.
     fn silent_since(&self) -> Option<SystemTime> {
         let last = self.last();
         (last.elapsed() > BOUND).then(|| last.wall())
     }
 
-    /// Returns the present state of a link: down if no task runs that would notice a change.
+    /// Returns the connection state: down if no task runs that would detect a change, otherwise
+    /// `link`.
     pub(crate) fn link(&self, link: &WatchLink) -> WatchLink {
         match self.silent_since() {
             Some(since) if link.is_up() => WatchLink::down(
                 since,
-                "nothing runs that would hear from the store: its runtime is blocked or has ended, or the process was \
-                 suspended or forked",
+                "no task runs that would receive updates of the store: its runtime is blocked or \
+                 has ended, or the process was suspended or forked",
             ),
             _ => link.clone(),
         }
     }
 
-    /// Waits for the time of the next sign of life, and gives it. After a silence the store has to
-    /// answer first, because earlier updates do not show the present state.
+    /// Waits until the next sign of life is due, and records it. After a silence, waits for an
+    /// answer of the store first, because earlier updates do not show the present state.
     pub(crate) async fn next(&self, store: &dyn KvStore) {
         tokio::time::sleep(BEAT).await;
         while self.silent_since().is_some() {

@@ -1,4 +1,4 @@
-//! Calls of a store or a connection as values, so that one function can judge all of them.
+//! Calls of a store or a connection as values, so that one function can handle all of them.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::updates::{Updates, changed};
 pub struct Call {
     /// The method with its arguments.
     pub operation: Operation,
-    /// The deadline of the call. That of a scan or a listing counts for each item, and only its
-    /// limit is used. A call of a connection has the default.
+    /// The deadline of the call. For a scan or a listing, only its limit is used, as the timeout
+    /// for each item. A call of a connection has the default deadline.
     pub deadline: Deadline,
 }
 
@@ -145,7 +145,7 @@ macro_rules! answers {
                 fn try_from(answer: Answer) -> KvResult<Self> {
                     match answer {
                         Answer::$variant(content) => Ok(content),
-                        _ => Err(KvError::backend("hook", "its answer is one to another method")),
+                        _ => Err(KvError::backend("hook", "the answer belongs to another method")),
                     }
                 }
             }
@@ -183,8 +183,8 @@ answers! {
 }
 
 impl Answer {
-    /// Replaces each entry, and leaves it out if `with` returns `None`. Keys of listings and
-    /// markers of watches stay.
+    /// Replaces each entry by the result of `with`. Removes the entry if the result is `None`. Keys
+    /// of listings and markers of watches stay.
     #[must_use]
     pub fn map_entries(
         self,
@@ -238,7 +238,7 @@ impl Next {
     ///
     /// # Errors
     /// Returns the error of the method. Returns [`KvError::Unsupported`] if the wrapped object does
-    /// not have it.
+    /// not have the method.
     pub async fn call(&self, call: Call) -> KvResult<Answer> {
         match self {
             Self::Store(store) => call_store(&**store, call).await,

@@ -2,9 +2,9 @@
 //!
 //! [`FaultyStore`] wraps a store, and [`FaultyConnection`] a connection. Both turn each call of a
 //! method into a [`Call`], and pass it to a [`Hook`]. The hook may make the call, change it, delay
-//! it, or answer without it. It sees the answer too, so that it can lose or change what reads,
-//! scans and watches deliver. [`Plan`] is a hook with rules that a test adds while the store is in
-//! use:
+//! it, or answer without it. The answer passes through the hook too, which can lose or change the
+//! results of reads, scans and watches. [`Plan`] is a hook with rules that a test adds while the
+//! store is in use:
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -49,13 +49,13 @@ pub use updates::{Update, Updates, updates};
 
 /// The function through which the calls of a [`FaultyStore`] or a [`FaultyConnection`] go.
 pub trait Hook: Debug + Send + Sync + 'static {
-    /// Answers a call. [`Next::call`] makes it as the wrapped store would.
+    /// Answers a call. [`Next::call`] makes the call on the wrapped object.
     ///
-    /// A store that is opened through a [`FaultyConnection`] has no faults unless the hook wraps it
-    /// in its answer.
+    /// A store that is opened through a [`FaultyConnection`] has no faults unless the hook wraps
+    /// the store in its answer.
     ///
     /// # Errors
-    /// Returns the error that the caller shall get.
+    /// Returns the error for the caller.
     fn call(
         self: &Arc<Self>,
         call: Call,
@@ -88,14 +88,14 @@ pub struct Abilities {
     pub writes: bool,
     /// Whether the store can be watched.
     pub watches: bool,
-    /// The shortest time to live, if the store has times to live.
+    /// Minimum time to live. `None` if the store has no times to live.
     pub granularity: Option<Duration>,
     /// Whether the store has fenced writes.
     pub fences: bool,
 }
 
 impl Abilities {
-    /// Returns the abilities of a store that can only be read.
+    /// Returns the abilities of the same store for reading only.
     #[must_use]
     pub fn read_only(self) -> Self {
         Self {

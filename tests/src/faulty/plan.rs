@@ -14,7 +14,8 @@ use tokio::time::sleep;
 
 use super::{Answer, Call, FaultyStore, Hook, Next};
 
-/// Faults for chosen calls. Rules can be added while the store is in use. It counts calls too.
+/// Faults for selected calls. Rules can be added while the store is in use. A plan also counts
+/// calls.
 ///
 /// A connection with a plan applies the plan to its stores.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl Plan {
         lock(&self.rules).clear();
     }
 
-    /// Returns the number of calls of this name, whatever became of them.
+    /// Returns the number of calls of this name, whatever their outcome.
     pub fn calls(&self, name: &str) -> usize {
         lock(&self.calls).get(name).copied().unwrap_or(0)
     }
@@ -44,8 +45,8 @@ impl Plan {
         lock(&self.calls).values().sum()
     }
 
-    /// Returns true if every rule for a limited number of calls has been applied to all of them.
-    /// Otherwise a test would prove nothing.
+    /// Returns whether every rule for a limited number of calls has been applied to all of them. A
+    /// test whose rules were not applied proves nothing.
     pub fn is_over(&self) -> bool {
         lock(&self.rules).iter().all(|rule| matches!(rule.on.times, None | Some(0)))
     }
@@ -120,7 +121,7 @@ impl On {
         Self { matches: Box::new(move |call| matches(call) && has_key(call)), ..self }
     }
 
-    /// Leaves out this many matching calls first.
+    /// Skips this number of matching calls first.
     #[must_use]
     pub fn after(self, calls: usize) -> Self {
         Self { skipped: calls, ..self }
@@ -144,12 +145,12 @@ impl fmt::Debug for On {
 
 type Apply = dyn Fn(Call, Next) -> BoxFuture<'static, KvResult<Answer>> + Send + Sync;
 
-/// A change of the course of one call.
+/// A change of the effect or the answer of one call.
 #[derive(Clone)]
 pub struct Fault(Arc<Apply>);
 
 impl Fault {
-    /// A fault of its own: `apply` answers the call instead of the wrapped store.
+    /// Returns a fault by which `apply` answers the call instead of the wrapped store.
     pub fn new<F>(apply: impl Fn(Call, Next) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = KvResult<Answer>> + Send + 'static,
@@ -157,22 +158,23 @@ impl Fault {
         Self(Arc::new(move |call, next| apply(call, next).boxed()))
     }
 
-    /// The call has no effect, and this error.
+    /// Returns a fault by which the call has no effect, and this error.
     pub fn fail(error: KvError) -> Self {
         Self::new(move |_, _| ready(Err(error.clone())))
     }
 
-    /// The call has no effect, and this answer.
+    /// Returns a fault by which the call has no effect, and this answer.
     pub fn answer(answer: impl Fn(&Call) -> KvResult<Answer> + Send + Sync + 'static) -> Self {
         Self::new(move |call, _| ready(answer(&call)))
     }
 
-    /// The call panics.
+    /// Returns a fault by which the call panics.
     pub fn panic(message: &'static str) -> Self {
         Self::new(move |_, _| async move { panic!("{message}") })
     }
 
-    /// The call reaches the store after this time. If that is after its deadline, it has no effect.
+    /// Returns a fault by which the call reaches the store after this time. After its deadline, the
+    /// call has no effect.
     pub fn delay(by: Duration) -> Self {
         Self::new(move |call, next| async move {
             let (name, deadline) = (call.operation.name(), call.deadline);
@@ -185,8 +187,8 @@ impl Fault {
         })
     }
 
-    /// The call takes effect, and is answered after this time. If that is after its deadline, the
-    /// answer is lost.
+    /// Returns a fault by which the call takes effect, and is answered after this time. After the
+    /// deadline of the call, the answer is lost.
     pub fn delay_answer(by: Duration) -> Self {
         Self::new(move |call, next| async move {
             let answer = next.call(call.clone()).await;
@@ -196,7 +198,7 @@ impl Fault {
         })
     }
 
-    /// The call waits until the gate is open.
+    /// Returns a fault by which the call waits until the gate is open.
     pub fn hold(gate: &Gate) -> Self {
         let gate = gate.clone();
         Self::new(move |call, next| {
@@ -208,8 +210,8 @@ impl Fault {
         })
     }
 
-    /// The call has no effect. After this time, or at the deadline, its outcome is
-    /// [lost](Call::lost).
+    /// Returns a fault by which the call has no effect. After this time, or at the deadline, its
+    /// outcome is [lost](Call::lost).
     pub fn lose_request(after: Duration) -> Self {
         Self::new(move |call, _| async move {
             sleep(after.min(call.deadline.remaining())).await;
@@ -217,8 +219,8 @@ impl Fault {
         })
     }
 
-    /// The call takes effect. After this time, or at the deadline, its outcome is
-    /// [lost](Call::lost). An error of the call arrives.
+    /// Returns a fault by which the call takes effect. After this time, or at the deadline, its
+    /// outcome is [lost](Call::lost). An error of the call is returned at once.
     pub fn lose_answer(after: Duration) -> Self {
         Self::new(move |call, next| async move {
             drop(next.call(call.clone()).await?);
@@ -227,7 +229,7 @@ impl Fault {
         })
     }
 
-    /// The store gets another call.
+    /// Returns a fault by which the store receives another call.
     pub fn rewrite(with: impl Fn(Call) -> Call + Send + Sync + 'static) -> Self {
         Self::new(move |call, next| {
             let call = with(call);
@@ -235,8 +237,8 @@ impl Fault {
         })
     }
 
-    /// The caller gets another answer. [`Answer::map_entries`] and [`Answer::map_updates`] change
-    /// what scans and watches deliver.
+    /// Returns a fault by which the caller receives another answer. [`Answer::map_entries`] and
+    /// [`Answer::map_updates`] change the deliveries of scans and watches.
     pub fn change(with: impl Fn(Answer) -> Answer + Send + Sync + 'static) -> Self {
         let with = Arc::new(with);
         Self::new(move |call, next| {
@@ -248,7 +250,7 @@ impl Fault {
     /// Answers a call.
     ///
     /// # Errors
-    /// Returns the error that the caller shall get.
+    /// Returns the error for the caller.
     pub async fn apply(&self, call: Call, next: &Next) -> KvResult<Answer> {
         (self.0)(call, next.clone()).await
     }
@@ -265,19 +267,19 @@ impl fmt::Debug for Fault {
 pub struct Gate(Arc<watch::Sender<bool>>);
 
 impl Gate {
-    /// Lets held calls continue, and later ones pass.
+    /// Lets waiting calls continue, and later ones pass.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    /// Holds calls from now on.
+    /// Makes later calls wait.
     pub fn close(&self) {
         self.0.send_replace(false);
     }
 
     /// Waits until the gate is open.
     pub async fn passed(&self) {
-        // Cannot fail, because this has the sender.
+        // Cannot fail, because `self` has the sender.
         let _ = self.0.subscribe().wait_for(|is_open| *is_open).await;
     }
 }

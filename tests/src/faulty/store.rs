@@ -68,8 +68,8 @@ where
     Box::pin(async move { hook.call(Call { operation, deadline }, &next).await?.try_into() })
 }
 
-/// Returns the items of a stream that is not open yet. It does not measure progress, as the stream
-/// of a backend may, because the hook may wait too.
+/// Returns the items of a stream that is not open yet. The stream does not measure progress, unlike
+/// that of a backend, because the hook may wait too.
 pub(super) fn flatten<T: Send + 'static>(
     opening: BoxFuture<'static, KvResult<KvStream<T>>>,
 ) -> KvStream<T> {

@@ -15,7 +15,7 @@ pub type Update = KvResult<(KvUpdate, WatchCursor)>;
 /// The updates of a watch.
 pub type Updates = BoxStream<'static, Update>;
 
-/// Returns the watch with other updates, and with its connection state as far as these are polled.
+/// Returns the watch with other updates. The connection state changes only while these are polled.
 pub(super) fn changed(watch: Watch, with: impl FnOnce(Updates) -> Updates) -> Watch {
     let source = Source::new(watch);
     let link = source.link.subscribe();
@@ -27,7 +27,7 @@ pub fn updates(watch: Watch) -> Updates {
     Source::new(watch).boxed()
 }
 
-/// The original updates. It passes the connection state on.
+/// The original updates. Polling them passes the connection state on.
 struct Source {
     watch: Watch,
     link: watch::Sender<WatchLink>,
@@ -50,7 +50,8 @@ impl Stream for Source {
             *known = link;
             changes
         });
-        // An error may come before the first cursor. It ends the watch, so no one resumes there.
+        // An error may arrive before the first cursor. Its cursor is never used, because the error
+        // ends the watch.
         let nowhere = || WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH);
         let cursor = self.watch.cursor().unwrap_or_else(nowhere);
         update.map(|update| update.map(|update| update.map(|update| (update, cursor))))

@@ -1,16 +1,17 @@
-//! The lock of a store, with a way to let waiting threads go first.
+//! The lock of a store, which can let a waiting thread acquire the value between two pieces of
+//! work.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A mutex for work that is done in pieces.
 ///
 /// A released mutex of the standard library wakes a waiting thread, but a running thread acquires
-/// it sooner. A task that works in pieces therefore acquired it again thousands of times before
-/// another thread that was awake long since, because each piece is longer than the time for which a
-/// waiting thread spins. [`give_way`](Self::give_way) between two pieces prevents that (ADR 0077).
+/// the mutex sooner. A task that works in pieces therefore acquired it thousands of times before
+/// another thread that was already awake. The cause is that each piece takes longer than a waiting
+/// thread spins. [`give_way`](Self::give_way) between two pieces prevents that (ADR 0077).
 pub(super) struct Lock<T> {
     value: Mutex<T>,
-    /// Held by the waiting thread that is next, until it has the value.
+    /// Locked by the next waiting thread until this thread has acquired the value.
     line: Mutex<()>,
 }
 
@@ -19,11 +20,11 @@ impl<T> Lock<T> {
         Self { value: Mutex::new(value), line: Mutex::new(()) }
     }
 
-    /// Acquires the value, ahead of waiting threads if it is free. Handing a free value to waiting
-    /// threads in order would cost a switch of threads for each of many short pieces of work.
+    /// Acquires the value. A free value is acquired ahead of waiting threads. Strict order would
+    /// cost a switch of threads for each of many short pieces of work.
     pub(super) fn acquire(&self) -> MutexGuard<'_, T> {
-        // The work under the lock does not panic. If it did, rejecting everything from then on
-        // would not help.
+        // The work under the lock does not panic. After a panic, rejecting all later work would not
+        // help.
         match self.value.try_lock() {
             Ok(value) => return value,
             Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
@@ -33,10 +34,10 @@ impl<T> Lock<T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the waiting thread that is next has acquired the value. Returns at once if no
-    /// thread waits.
+    /// Waits until the next waiting thread has acquired the value. Returns at once if no thread
+    /// waits.
     ///
-    /// The caller does not have the value. A thread that waits for it has been woken, so that this
+    /// The caller must have released the value. This has woken the waiting thread, so that the call
     /// takes no longer than that thread needs to run.
     pub(super) fn give_way(&self) {
         #[cfg(test)]
@@ -55,11 +56,11 @@ pub(super) mod tests {
     use super::*;
 
     thread_local! {
-        /// Number of times that this thread has let waiting threads go first.
+        /// Number of times that this thread has called [`Lock::give_way`].
         pub(in super::super) static GAVE_WAY: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Without `give_way`, the waiting thread is hardly ever awake in time.
+    /// Without `give_way`, the waiting thread is rarely awake in time.
     #[test]
     fn waiting_thread_goes_before_the_next_piece() {
         const ROUNDS: usize = 200;

@@ -1,6 +1,6 @@
 //! The entries of a store in the order of their writes, as a plain data structure.
 //!
-//! Nothing here waits, locks or reads a clock. Every method that depends on the time has it as a
+//! No method waits, locks or reads a clock. A method that depends on the time has the time as a
 //! parameter. The rules of the store can therefore be tested one by one, and against a naive model
 //! (`log_model.rs`).
 
@@ -27,11 +27,11 @@ mod upkeep;
 #[cfg(test)]
 mod tests;
 
-/// Maximum number of entries that [`Log::expire_some`] changes in one call, so that the lock around
-/// it is held for a short time. A few in tests, so that small logs need several calls.
+/// Approximate number of entries that [`Log::expire_some`] changes in one call, so that the caller
+/// locks the store for a short time. Small in tests, so that small logs need several calls.
 pub(super) const EXPIRY: usize = if cfg!(test) { 8 } else { 64 };
 
-/// Size of a value, in bytes, that takes as long to free as an entry takes to change.
+/// Size of a value, in bytes, whose release takes as long as the change of an entry.
 const FREED: usize = 16 * 1024;
 
 /// The reason why a write did not take effect.
@@ -43,20 +43,20 @@ pub(super) enum Refusal {
     Exists(VersionToken),
     /// The newest entry has another version, or no entry exists.
     Mismatch(Option<VersionToken>),
-    /// The log would hold more than this number of bytes.
+    /// The log would exceed this number of bytes.
     Full(u64),
     /// The value has a time to live, and its token would expire with it.
     Expires,
 }
 
-/// An entry that the log holds.
+/// An entry of the log.
 #[derive(Clone)]
 struct StoredEntry {
     sequence: u64,
     entry: KvEntry,
     /// The time to live with which a value was written, whatever the maximum age of its store.
     ttl: Option<Duration>,
-    /// The moment at which the entry expires. A value then becomes a tombstone; a tombstone is
+    /// The time at which the entry expires. A value then becomes a tombstone, and a tombstone is
     /// forgotten.
     due: Option<Instant>,
 }
@@ -72,11 +72,11 @@ impl StoredEntry {
     }
 }
 
-/// The held entries of one key: always at least one.
+/// The stored entries of one key: always at least one.
 #[derive(Clone)]
 struct Versions {
     newest: StoredEntry,
-    /// The sequence number since which the log has held an entry of the key.
+    /// The sequence number since which the log has had an entry of the key.
     since: u64,
     /// Older entries, the oldest first. Empty, and without an allocation, if the history is 1.
     older: VecDeque<StoredEntry>,
@@ -96,9 +96,9 @@ impl Versions {
 
 /// New settings that have been applied to some keys.
 struct Settling {
-    /// The last of these keys, in order.
+    /// The last key to which the settings have been applied, in the order of keys.
     after: Option<Key>,
-    /// The moment at which the settings were made.
+    /// The time at which the settings were changed.
     since: Instant,
 }
 
@@ -109,13 +109,13 @@ struct Settling {
 pub(super) struct Log {
     limits: Limits,
     clock: Clock,
-    /// The last sequence number that was assigned; 0 before the first.
+    /// The last sequence number that was assigned. 0 before the first.
     sequence: u64,
     /// Time of the write with that number. Before the first write, the creation of the log.
     written: SystemTime,
-    /// The key of each held entry, by sequence number.
+    /// The key of each stored entry, by sequence number.
     order: BTreeMap<u64, Key>,
-    /// The entries themselves, which a read finds in one step.
+    /// The entries of each key, which a read finds in one step.
     keys: Table<Versions>,
     /// The keys of `keys` in order, for scans that continue at a key.
     sorted: BTreeSet<Key>,
@@ -130,7 +130,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Creates an empty log at the moment `now`.
+    /// Creates an empty log at the time `now`.
     pub(super) fn new(limits: Limits, now: Instant) -> Self {
         let clock = Clock::started(now);
         Self {
@@ -148,13 +148,13 @@ impl Log {
         }
     }
 
-    /// Returns the last sequence number that was assigned; 0 before the first.
+    /// Returns the last sequence number that was assigned. Returns 0 before the first.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Returns the time at which that number was assigned; before the first, the time at which the
-    /// log was created.
+    /// Returns the time at which that number was assigned. Before the first, returns the time at
+    /// which the log was created.
     pub(super) fn written(&self) -> SystemTime {
         self.written
     }
@@ -165,12 +165,12 @@ impl Log {
         self.order.len().saturating_add(freed)
     }
 
-    /// Returns whether [`expire_some`](Self::expire_some) will ever have something to do.
+    /// Returns whether [`expire_some`](Self::expire_some) has work, now or later.
     pub(super) fn has_due(&self) -> bool {
         self.settling.is_some() || !self.due.is_empty()
     }
 
-    /// Returns the moment of the next expiry.
+    /// Returns the time of the next expiry.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|&(due, _)| due)
     }
@@ -184,7 +184,7 @@ impl Log {
         self.versions(key).map(|versions| &versions.newest.entry)
     }
 
-    /// Returns the held entries of a key, the oldest first.
+    /// Returns the stored entries of a key, the oldest first.
     pub(super) fn history(&self, key: &str) -> Vec<KvEntry> {
         self.versions(key).map_or_else(Vec::new, |versions| {
             versions.iter().map(|held| held.entry.clone()).collect()
@@ -199,8 +199,8 @@ impl Log {
     /// Writes to a key, after everything that is due by `now` has expired. A token is compared
     /// before anything else.
     ///
-    /// A deletion is never rejected for lack of room, so that room can always be made. The same
-    /// holds for a value that takes no more room than the entry that it supersedes.
+    /// A deletion is never rejected for lack of room, so that room can always be made. Nor is a
+    /// value that takes no more room than the superseded entry.
     pub(super) fn write(
         &mut self,
         key: &Key,
@@ -252,7 +252,7 @@ impl Log {
             KvOperation::Put => (ttl, self.limits.life(ttl)),
             _ => (None, self.limits.marker_ttl(key, fence)),
         };
-        // An expiry that the clock cannot express never comes.
+        // An expiry that the clock cannot express is never due.
         let due = life.and_then(|life| now.checked_add(life));
         let version = self.next_version();
         let entry = match operation {
@@ -287,7 +287,7 @@ impl Log {
         self.write(key, write.with_fence(token), now).map(|_| token)
     }
 
-    /// Returns the time of the log's clock at a moment.
+    /// Returns the time of the log's clock at an instant.
     pub(super) fn time(&self, now: Instant) -> SystemTime {
         self.clock.system(now)
     }
@@ -301,7 +301,7 @@ impl Log {
         self.sequence += 1;
         self.written = entry.created;
         let (sequence, operation) = (self.sequence, entry.operation);
-        // All held entries of a key share one allocation for it.
+        // All stored entries of a key share one allocation of the key.
         if let Some(versions) = self.versions(&entry.key) {
             entry.key = versions.newest.entry.key.clone();
         }
@@ -314,7 +314,7 @@ impl Log {
         }
         if let Some(versions) = self.keys.get_mut(key.as_bytes()) {
             let superseded = mem::replace(&mut versions.newest, held);
-            // Neither purged entries nor a value that expired are history.
+            // The history includes neither purged entries nor an expired value.
             let purged = match operation {
                 KvOperation::Purge => mem::take(&mut versions.older),
                 _ => VecDeque::new(),
@@ -344,7 +344,7 @@ impl Log {
         versions.iter().map(|held| self.release(held)).sum()
     }
 
-    /// Removes an entry that is no longer held from the indexes. Returns the effort.
+    /// Removes an entry that is no longer stored from the indexes. Returns the effort.
     fn release(&mut self, held: &StoredEntry) -> usize {
         self.order.remove(&held.sequence);
         self.bytes = self.bytes.saturating_sub(held.size());
@@ -355,7 +355,7 @@ impl Log {
     }
 }
 
-/// Returns the bytes that an entry counts towards the limit of the store.
+/// Returns the number of bytes of an entry that count towards the limit of the store.
 fn size(key: &str, value: &Bytes) -> u64 {
     (key.len() as u64).saturating_add(value.len() as u64)
 }

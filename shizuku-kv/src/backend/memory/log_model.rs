@@ -1,5 +1,5 @@
-//! A comparison of the log with a model that is too simple to be wrong: one list, searched from end
-//! to end for every answer.
+//! A comparison of the log with a simple model: one list, which is searched completely for every
+//! answer.
 //!
 //! `SHIZUKU_SEED=n` repeats a run; each run prints its seed.
 
@@ -31,7 +31,7 @@ struct Line {
     fence: Option<FencingToken>,
 }
 
-/// Lifetime of the tombstone of a write; `None` if it is held forever.
+/// Lifetime of the tombstone of a write. `None` if the tombstone stays forever.
 fn life(limits: &Limits, key: &str, fence: Option<FencingToken>) -> Option<Duration> {
     let forgets = limits.forgets && !never_forgets(limits, key, fence);
     forgets.then(|| limits.max_age.into_iter().fold(MARKER_TTL, Duration::min))

@@ -10,9 +10,9 @@
 //! - Nothing runs in the background. If many calls are answered in a row, or if many entries have
 //!   expired at once, the task yields now and then. A loop around an operation therefore starves no
 //!   other task.
-//! - No operation holds the lock of a store for long, however large the store is. Work on many
-//!   entries is done in pieces, between which other operations run, also those of other threads
-//!   (ADR 0077). Expired entries or new settings may not have been applied to all entries yet. An
+//! - No operation locks a store for a long time, however large the store is. Work on many entries
+//!   is done in pieces, between which other operations run, including those of other threads (ADR
+//!   0077). Expired entries or new settings may not have been applied to all entries yet. An
 //!   operation that finds such work applies the rest first, so that no partial result is visible.
 //! - Every operation first applies what has expired by tokio's clock, in the order in which it fell
 //!   due. A waiting watch wakes up for it by itself. If a test pauses the time, values expire when

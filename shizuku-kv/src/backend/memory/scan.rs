@@ -1,8 +1,8 @@
 //! Scans: the live entries of a scope, page by page, in the order of the keys.
 //!
-//! A scan continues after the last key that it has visited. A key that lives throughout the scan is
-//! in that order throughout. The scan therefore delivers it exactly once, whatever is written
-//! meanwhile.
+//! A scan continues after the last visited key. A key that is live during the whole scan keeps its
+//! place in the order of keys. The scan therefore delivers this key exactly once, whatever is
+//! written meanwhile.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -15,11 +15,11 @@ use super::shared::{Call, StoreState};
 use super::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
-/// Maximum number of keys that are visited while the lock is held once.
+/// Maximum number of keys that are visited under one acquisition of the lock.
 pub(super) const PAGE: usize = 256;
 
-/// Returns the live entries in scope, each passed through `project`, so that a listing of keys does
-/// not hold the values.
+/// Returns the live entries in scope, each passed through `project`, so that a listing of keys
+/// keeps no values in memory.
 pub(super) fn scan<T: Send + 'static>(
     shared: Arc<StoreState>,
     operation: &'static str,
@@ -35,9 +35,9 @@ pub(super) fn scan<T: Send + 'static>(
 struct Scan<T> {
     shared: Arc<StoreState>,
     operation: &'static str,
-    /// Maximum time for an item.
+    /// Timeout for an item.
     limit: Duration,
-    /// The ranges that remain; a part of the first may have been visited.
+    /// The remaining ranges. A part of the first may have been visited.
     ranges: VecDeque<Range>,
     /// The last visited key of the first range.
     after: Option<Key>,

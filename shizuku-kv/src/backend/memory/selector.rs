@@ -54,7 +54,8 @@ impl Selector {
 
     /// Returns whether a key is in the scope.
     pub(super) fn contains(&self, key: &str) -> bool {
-        // Most scopes have one range, and a watch asks for each entry of its store.
+        // This is the fast path, because most scopes have one range, and a watch calls this for
+        // each entry of its store.
         if let [range] = self.0.as_slice() {
             return range.contains(key);
         }

@@ -1,4 +1,5 @@
-//! A store behind its handles: the lock, the end of the store, and the bell for its watches.
+//! The shared state of a store: the lock, the end of the store, and the notification of its
+//! watches.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -31,8 +32,8 @@ pub(super) struct StoreState {
     state: Lock<State>,
     /// Notified after each event for which a watch may wait: a new entry, or the end of the store.
     pub(super) bell: Notify,
-    /// Settings that are known without the lock, because every write reads the first, also after
-    /// the store is gone.
+    /// Settings that are read without the lock, because every write reads the first, even after the
+    /// end of the store.
     max_value_size: AtomicUsize,
     key_ttl: AtomicBool,
     keeps_fences: AtomicBool,
@@ -163,20 +164,20 @@ impl StoreState {
         }
     }
 
-    /// Lets other work on the store go first: tasks of this thread, and a thread that waits for the
-    /// lock. Called between two pieces of work on many entries.
+    /// Lets other work on the store run first: tasks of this thread, and a thread that waits for
+    /// the lock. Called between two pieces of work on many entries.
     pub(super) async fn give_way(&self) {
         yield_once().await;
         self.give_way_to_threads();
     }
 
-    /// Lets a thread that waits for the lock go first, after a piece of work.
+    /// Lets a thread that waits for the lock run first, after a piece of work.
     pub(super) fn give_way_to_threads(&self) {
         self.state.give_way();
     }
 
-    /// Does the work, or a part of the expiries that come before it, for a caller that then
-    /// [gives way](Self::give_way).
+    /// Does the work, or a part of the expiries that precede it, for a caller that then [gives
+    /// way](Self::give_way).
     pub(super) fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,

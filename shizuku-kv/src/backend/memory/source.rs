@@ -1,4 +1,4 @@
-//! Streams of items that are usually there at once.
+//! Streams whose items are usually available at once.
 //!
 //! A stream made of an `async` function builds a future for each item, with timers that most items
 //! do not need (ADR 0078).
@@ -16,7 +16,7 @@ use crate::store::KvResult;
 pub(super) trait Source: Send + Sized + 'static {
     type Item: Send + 'static;
 
-    /// Returns the next item if it is there without a wait.
+    /// Returns the next item if it is available without a wait, otherwise `None`.
     ///
     /// # Errors
     /// Returns the error that ends the stream.
@@ -42,7 +42,7 @@ pub(super) fn items<S: Source>(source: S) -> impl Stream<Item = KvResult<S::Item
         loop {
             match &mut state {
                 State::Ready(source) => {
-                    // Other tasks get their turn, however many items there are.
+                    // Other tasks get their turn, however many items are available.
                     ready!(poll_share(context));
                     match source.next_at_once() {
                         Ok(Some(item)) => return Poll::Ready(Some(Ok(item))),

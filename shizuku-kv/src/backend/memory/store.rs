@@ -33,12 +33,12 @@ pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     shared: false,
 };
 
-/// Shortest time to live, as on NATS, so that a program that works here works there too.
+/// Minimum time to live, as on NATS, so that a program that works here works there too.
 const TTL_GRANULARITY: Duration = Duration::from_secs(1);
 
 /// A handle on a store.
 ///
-/// Its operations wait only for their turn, and until due expiries have been applied.
+/// Its operations wait only for their turn, and for the application of due expiries.
 pub(super) struct MemoryStore {
     shared: Arc<StoreState>,
 }
@@ -229,7 +229,7 @@ impl KvReader for MemoryStore {
                 });
                 read.await?;
                 if page.len() == PAGE {
-                    // The page was as much work as many single reads.
+                    // The page took as much work as many single reads.
                     self.shared.give_way().await;
                 }
             }

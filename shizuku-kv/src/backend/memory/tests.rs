@@ -60,8 +60,8 @@ async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> 
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
-/// Returns all updates that the watch has without waiting. Letting other tasks run in between is
-/// not waiting.
+/// Returns all updates that the watch has without waiting. Yielding to other tasks does not count
+/// as waiting.
 async fn ready(watch: &mut Watch) -> Vec<String> {
     let mut updates = Vec::new();
     loop {

@@ -1,28 +1,28 @@
-//! Turns of tasks: an operation that never waits yields to other tasks all the same.
+//! Turns of tasks: an operation that never waits still yields to other tasks.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::mem;
 use std::task::{Context, Poll};
 
-/// Number of answers in a row after which a task yields.
+/// Number of successive answers after which a task yields.
 const BUDGET: u32 = 64;
 
 thread_local! {
-    /// Number of answers that this thread has given since it last yielded, for any of its tasks. No
-    /// task gets more than its share, and some yield a little early.
+    /// Number of answers on this thread since a task last yielded, for all of its tasks. No task
+    /// gets more than its share, and some yield early.
     static ANSWERS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts an answer without a wait, and yields after many of them. An operation that is always
-/// ready would otherwise keep its thread for as long as it is called in a loop.
+/// Counts an answer without a wait, and yields after many of them. Otherwise an operation that is
+/// always ready would block its thread for as long as a loop calls it.
 pub(super) async fn share() {
     if is_turn_over() {
         yield_once().await;
     }
 }
 
-/// Does the same as [`share`] for a caller that polls again after `Pending`.
+/// Like [`share`], for a caller that polls again after `Pending`.
 pub(super) fn poll_share(context: &Context<'_>) -> Poll<()> {
     if !is_turn_over() {
         return Poll::Ready(());

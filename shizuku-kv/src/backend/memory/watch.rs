@@ -1,8 +1,8 @@
 //! Watches: a position in the log that advances as the watch is polled.
 //!
-//! There is no queue between the writers and a watch. The reader pulls from the log. A slow reader
-//! therefore skips superseded entries, and costs nothing meanwhile. It waits only for the bell, and
-//! for the next expiry, because no other operation may notice that one.
+//! No queue exists between the writers and a watch. The reader pulls from the log. A slow reader
+//! therefore skips superseded entries, and uses no memory for them. A watch waits only for the
+//! bell, and for the next expiry, because no other operation may apply that expiry.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -21,8 +21,8 @@ use crate::store::{Deadline, KvError, KvResult, KvUpdate, Watch, WatchCursor, Wa
 /// Name of the operation in errors.
 const OPERATION: &str = "watch";
 
-/// Number of entries that take longer to visit than a waiting thread spins. A shorter walk leaves
-/// the lock free for that thread often enough.
+/// Number of entries whose visit takes longer than a waiting thread spins. After fewer entries, the
+/// lock is free often enough for that thread.
 const LONG_WALK: u64 = 16;
 
 /// Opens a watch.
@@ -54,7 +54,7 @@ impl Source for Updates {
         let (before, mut done) = (position.position, None);
         match shared.attempt(OPERATION, |contents| position.pull(shared, contents, &mut done)) {
             ControlFlow::Break(Ok(Pulled::Item(update, cursor))) => {
-                // Few entries in scope among many others: each item was a piece of work.
+                // With few entries in scope among many others, each item is a piece of work.
                 if position.position.saturating_sub(before) > LONG_WALK {
                     shared.give_way_to_threads();
                 }
@@ -72,7 +72,7 @@ impl Source for Updates {
     async fn next(&mut self) -> KvResult<Option<Self::Item>> {
         let Self { shared, position } = self;
         loop {
-            // Created before the pull, so that a write in between rings this bell.
+            // The future is created before the pull, so that a write in between notifies it.
             let bell = shared.bell.notified();
             let mut done = None;
             let pull = |contents: &mut Contents| position.pull(shared, contents, &mut done);
@@ -81,7 +81,7 @@ impl Source for Updates {
                 Pulled::More => shared.give_way().await,
                 Pulled::Wait(None) => bell.await,
                 Pulled::Wait(Some(due)) => {
-                    // After either of the two, the next pull finds the reason.
+                    // After either event, the next pull finds the reason.
                     let _ = timeout_at(due, bell).await;
                 }
             }
@@ -96,12 +96,12 @@ struct WatchPosition {
     /// before its delivery.
     position: u64,
     /// Sequence number up to which the watch delivers the initial state: only the newest entry of
-    /// each key. Beyond it, the watch delivers all held entries. 0 for a watch that resumes at a
-    /// cursor, which has no initial state.
+    /// each key. Beyond this number, the watch delivers all stored entries. 0 for a watch that
+    /// resumes at a cursor, which has no initial state.
     state: u64,
-    /// Sequence number up to which the keys of the initial state have been looked up ahead.
+    /// Sequence number up to which the keys of the initial state have been read in advance.
     looked_ahead: u64,
-    /// Condition for the caught-up marker; `None` after its delivery.
+    /// Condition for the caught-up marker. `None` after its delivery.
     target: Option<Target>,
 }
 
@@ -113,8 +113,8 @@ struct Target {
     written: SystemTime,
     /// The keys that were written again before the watch reached them. `None` until the watch has
     /// reached `sequence`. The marker waits for their newest entries. The initial state would
-    /// otherwise lack keys that were live all the time. The set holds only keys, at most as many as
-    /// the store.
+    /// otherwise lack keys that were live all the time. The set contains only keys, at most as many
+    /// as the store.
     owed: Option<Owed>,
 }
 
@@ -132,9 +132,9 @@ impl Target {
 /// The result of a pull from the log.
 enum Pulled {
     Item(KvUpdate, WatchCursor),
-    /// The pull has visited as many entries as one may, and found none to deliver.
+    /// The pull has visited the maximum number of entries, and found none to deliver.
     More,
-    /// The log has no entry to deliver until the bell rings, or until this moment.
+    /// The log has no entry to deliver until the next notification, or until this time.
     Wait(Option<Instant>),
 }
 
@@ -180,7 +180,7 @@ impl WatchPosition {
     ) -> KvResult<Pulled> {
         let log = &contents.log;
         // A reader that has missed a forgotten deletion would show the deleted value forever. A
-        // reader that has received nothing yet misses nothing.
+        // reader that has received no entry misses none.
         if self.position > 0 {
             log.remembers(self.position).map_err(|reason| expired(shared, reason))?;
         }

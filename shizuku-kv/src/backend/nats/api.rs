@@ -28,13 +28,13 @@ impl ApiError {
     pub(super) const STREAM_NAME_IN_USE: u64 = 10058;
     pub(super) const STREAM_UPDATE_REJECTED: u64 = 10052;
 
-    /// Whether JetStream is not enabled, for the account or for the server.
+    /// Returns whether JetStream is not enabled, for the account or for the server.
     pub(super) fn is_not_enabled(&self) -> bool {
         matches!(self.err_code, 10039 | 10076)
     }
 
-    /// Whether the server rejected the request because of its load or an election, without
-    /// executing it: the same request may succeed in a moment.
+    /// Returns whether the server rejected the request because of load or an election, and did not
+    /// execute it. The same request may then succeed later.
     pub(super) fn is_passing(&self) -> bool {
         // 10167, 10210 and 10211 are "too many"; the others are "temporarily unavailable".
         self.code == 429 || matches!(self.err_code, Self::NO_META_LEADER | 10009 | 10163)
@@ -49,8 +49,8 @@ enum ApiAnswer<T> {
 }
 
 impl Link {
-    /// Sends a request to the JetStream API that may be repeated, with the API prefix before the
-    /// subject. Ends by the deadline.
+    /// Sends a repeatable request to the JetStream API, with the API prefix before the subject.
+    /// Ends by the deadline.
     pub(super) async fn api<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -61,8 +61,8 @@ impl Link {
         self.send_api(operation, subject, payload, deadline, false).await
     }
 
-    /// Does the same with a command whose late copy would do harm: no copy is sent while another
-    /// may be in flight.
+    /// Sends a command like [`api`](Self::api), and sends no copy while another may be in flight,
+    /// because a late copy could undo later changes.
     pub(super) async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -84,7 +84,7 @@ impl Link {
         let malformed = |source: serde_json::Error| KvError::Backend {
             operation,
             reason: format!(
-                "the answer to {subject} cannot be read: {:?} at line {} column {}",
+                "cannot read the answer to {subject}: {:?} at line {} column {}",
                 source.classify(),
                 source.line(),
                 source.column()
@@ -127,7 +127,7 @@ impl Link {
         }
     }
 
-    /// Returns the error of a request that no JetStream has received.
+    /// Returns the error of a request that no JetStream server has received.
     fn no_jetstream(&self, operation: &'static str) -> KvError {
         KvError::Unavailable { operation, reason: self.space().no_answer(), source: None }
     }

@@ -1,4 +1,4 @@
-//! The moment at which a message arrives.
+//! The time at which a message arrives.
 
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 
 use crate::store::SuspendAwareInstant;
 
-/// Waits for a message. Returns it with the moment of its arrival, because the reader may not have
-/// polled since.
+/// Waits for a message. Returns the message and the time of its arrival, because the reader may be
+/// polled later.
 pub(super) async fn arrival(messages: &mut Subscriber) -> (Option<Message>, SuspendAwareInstant) {
     let mut bell: Option<Arc<Bell>> = None;
     poll_fn(|context| {
@@ -29,7 +29,7 @@ pub(super) async fn arrival(messages: &mut Subscriber) -> (Option<Message>, Susp
     .await
 }
 
-/// A waker that records when it is woken first.
+/// A waker that records the time of its first wake.
 struct Bell {
     waker: Waker,
     rung: OnceLock<SuspendAwareInstant>,

@@ -1,4 +1,4 @@
-//! A bucket: its names, and its newest known settings.
+//! A bucket: the names, and the newest known settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Bucket {
         self.settings.load()
     }
 
-    /// The newest known settings, shared, for longer use.
+    /// Returns the newest known settings, shared, for longer use.
     pub(super) fn settings_arc(&self) -> Arc<Settings> {
         self.settings.load_full()
     }

@@ -33,7 +33,8 @@ const BATCH_FRAME: usize = 80;
 /// Maximum bytes in the answer to one batch request, apart from its last message.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Fewer keys than this are requested one by one, because a batch costs a subscription.
+/// Minimum number of keys in a batch. Fewer keys are requested one by one, because a batch costs a
+/// subscription.
 const BATCH_MIN: usize = 4;
 
 /// The answers that count as proof.
@@ -69,7 +70,7 @@ struct Batch {
 enum BatchEnd {
     /// Every key that is there was answered.
     Complete,
-    /// The answer broke off, so that the missing keys have to be requested again.
+    /// The answer is incomplete, so that the missing keys have to be requested again.
     Cut,
     /// A mirror may have answered, so the leader has to be asked for the missing keys.
     Unknown,
@@ -223,9 +224,10 @@ impl StoreCore {
         let subject = self.link.space().api(&format!("DIRECT.GET.{}", self.bucket.stream));
         let query = Bytes::from(query.to_string());
         let _in_flight = self.link.requests().other(&query);
-        client.publish_with_reply(subject.clone(), inbox.clone(), query).await.map_err(
-            |error| self.link.not_sent(operation, "the request could not be sent", error),
-        )?;
+        client
+            .publish_with_reply(subject.clone(), inbox.clone(), query)
+            .await
+            .map_err(|error| self.link.not_sent(operation, "cannot send the request", error))?;
         let mut found = HashMap::new();
         let mut up_to = 0;
         // All messages of an answer come from one stream.
@@ -272,7 +274,8 @@ impl StoreCore {
                     self.diagnose(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
-                // 413 or another rejection: single requests work on every server.
+                // After 413 or another rejection, keys are requested one by one, which works on
+                // every server.
                 Some(_) => break BatchEnd::Cut,
             }
         };

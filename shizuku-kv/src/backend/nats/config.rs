@@ -145,7 +145,7 @@ impl fmt::Debug for NatsConnectionConfig {
     }
 }
 
-/// Returns a server's address as it may be shown, without the part before an `@`.
+/// Returns the printable part of a server's address, without the text before an `@`.
 pub(super) fn without_userinfo(server: &str) -> String {
     match (server.find("://"), server.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
@@ -199,8 +199,9 @@ impl NatsAuth {
         let bytes = STANDARD
             .decode(compact)
             .map_err(|_| reject("not base64; encode the whole content of the .creds file"))?;
-        let text =
-            String::from_utf8(bytes).map_err(|_| reject("base64 of something that is no text"))?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            reject("base64 of bytes that are not text; encode the whole content of the .creds file")
+        })?;
         Ok(Self::Credentials(text))
     }
 }

@@ -386,7 +386,7 @@ impl Connection for NatsConnection {
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
-                    // Writes in flight get their acknowledgements first.
+                    // Writes in flight receive their acknowledgements first.
                     self.link.requests().writes_are_over().await;
                     self.link.consumers().delete_all(client).await;
                     client.flush().await.map_err(|e| flush_error(operation, e))

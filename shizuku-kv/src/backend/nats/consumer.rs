@@ -1,9 +1,9 @@
 //! An ordered pull consumer: delivers each message once and in order, or reports that it was lost.
 //!
 //! Pull rather than push, because only requested messages can arrive. A reader that does not poll
-//! requests nothing, so that memory stays bounded, and the server needs no estimate of the reader's
-//! speed. The consumer acknowledges nothing and is in the server's memory. If it is lost, its
-//! reader recreates it at its own position (the ordered consumer of ADR-17, on pull as ADR-37
+//! requests nothing. Memory stays bounded, and the server needs no estimate of the reader's speed.
+//! The consumer acknowledges nothing and is in the server's memory. The reader recreates a lost
+//! consumer at the position of the reader (the ordered consumer of ADR-17, on pull as ADR-37
 //! recommends, ADR 0007).
 
 mod creation;
@@ -34,26 +34,27 @@ const PULL: usize = 8 * 1024;
 /// messages is used instead, because a request without room for a message delivers nothing.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 
-/// Interval of the heartbeats of an idle consumer. After two of these without a message it counts
-/// as lost.
+/// Interval of the heartbeats of an idle consumer.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The same while the end of the existing messages is awaited, which the first heartbeat shows.
+/// Interval of the heartbeats until the end of the existing messages, which the first heartbeat
+/// shows.
 pub(super) const SHORT_HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// Number of heartbeats for which a request for messages stays open on the server.
 const PULL_EXPIRES: u32 = 6;
 
-/// Timeout for a message: two heartbeats, and the delay of a loaded machine.
+/// Returns the timeout after which a silent consumer counts as lost: two heartbeats, and the delay
+/// of a loaded machine.
 fn patience(heartbeat: Duration) -> Duration {
     heartbeat * 2 + Duration::from_secs(1)
 }
 
-/// Time for which the server keeps a consumer without a request: bounds the consumers that a
-/// vanished client leaves behind.
+/// Time for which the server keeps a consumer without a request. This bounds the number of
+/// consumers that a crashed client leaves.
 pub(super) const INACTIVE: Duration = Duration::from_secs(60);
 
-/// Minimum time between the arrival of a message and the next poll for the message to count as old.
+/// Minimum time between the arrival of a message and its read for the message to count as old.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The messages that a consumer delivers.
@@ -87,7 +88,8 @@ pub(super) enum Delivery {
     /// The consumer is alive and delivers nothing at the moment. That does not show that nothing is
     /// left to deliver.
     Idle,
-    /// The consumer or one of its messages is gone, so that the reader has to recreate it.
+    /// The consumer or one of its messages is lost, so that the reader has to recreate the
+    /// consumer.
     Lost(&'static str),
     /// The user has no right to read from consumers.
     Denied(Arc<Denial>),
@@ -103,13 +105,13 @@ pub(super) struct OrderedConsumer {
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
-    /// Maximum number of messages requested at a time: ours, or that of the server.
+    /// Maximum number of messages requested at a time: [`PULL`], or the server's limit.
     batch: usize,
     bytes: usize,
-    /// The moment before its creation.
+    /// The state of the connection before the creation of the consumer.
     mark: Mark,
     expires: Option<Duration>,
-    /// The moment of the last request for messages, and the time for which it stays open.
+    /// The time of the last request for messages, and the duration for which it stays open.
     asked: (SuspendAwareInstant, Duration),
     /// When the server last had a request that was neither filled nor expired, as far as is known.
     served: SuspendAwareInstant,
@@ -117,15 +119,15 @@ pub(super) struct OrderedConsumer {
     unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
-    /// The last delivery was waited for, and so is of this moment. Otherwise it may have arrived
-    /// long before.
+    /// Whether the last delivery was read directly after its arrival, while the reader waited.
+    /// Otherwise the delivery may be old.
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
     /// Number of messages that were waiting when it was created. It is exact at that moment, and
     /// only then.
     pub(super) pending_at_start: u64,
-    /// The server that has it; `None` without a cluster.
+    /// The server that has the consumer. `None` without a cluster.
     server: Option<String>,
 }
 
@@ -135,13 +137,13 @@ impl OrderedConsumer {
         self.batch = 1;
     }
 
-    /// Returns how far behind it may be, if it was created after this look at the stream.
+    /// Returns the lag of a consumer that was created after this stream information was read.
     pub(super) fn lag(&self, before: &StreamInfo) -> Lag {
         Lag::of(self.server.as_deref(), before.leader())
     }
 
-    /// Returns how far behind it may be, if its creation was requested `since` before this look at
-    /// the stream.
+    /// Returns the lag of a consumer whose creation was requested `since` before this stream
+    /// information was read.
     pub(super) fn lag_before(&self, look: &StreamInfo, since: Duration) -> Lag {
         Lag::before(self.server.as_deref(), look, since)
     }
@@ -149,8 +151,8 @@ impl OrderedConsumer {
     /// Awaits a request while the connection of the consumer exists.
     ///
     /// The client subscribes again when it reconnects, and the server then continues to fill the
-    /// open request for messages. If it broke the connection because of that, it would do so again
-    /// before it answers another request.
+    /// open request for messages. If the server ended the connection because of that request, it
+    /// would end the next connection too, before it answers another request.
     ///
     /// # Errors
     /// Returns [`KvError::Unavailable`] if the connection broke.
@@ -166,13 +168,13 @@ impl OrderedConsumer {
         }
         Err(self.link.over(operation).unwrap_or_else(|| KvError::Unavailable {
             operation,
-            reason: "the connection broke before the consumer was ready".to_owned(),
+            reason: "lost the connection before the consumer was ready".to_owned(),
             source: None,
         }))
     }
 
-    /// Requests the first messages, which arrive while the caller does something else. A request
-    /// that cannot be sent is sent again by [`next`](Self::next).
+    /// Requests the first messages, which arrive while the caller continues. [`next`](Self::next)
+    /// repeats a request that could not be sent.
     pub(super) async fn request_first(&mut self) {
         if self.outstanding == 0 {
             let _ = self.pull().await;
@@ -183,7 +185,7 @@ impl OrderedConsumer {
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
             if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
-                return Delivery::Lost("the request for messages could not be sent");
+                return Delivery::Lost("cannot send the request for messages");
             }
             // Gives way to other tasks here. The queue below must not, or a message in it would
             // seem to have been waited for.
@@ -261,13 +263,13 @@ impl OrderedConsumer {
         // Every other status ends one request for messages.
         let description = message.description.as_deref().unwrap_or_default();
         match status.as_u16() {
-            // The server allows less at a time than was requested, and says how much.
+            // The server rejects a request above its limit, which it names.
             409 if description.contains("MaxRequest") => {
                 self.adopt(description);
                 self.outstanding = 0;
                 return None;
             }
-            // 404: no message, 408: expired, 409 of these kinds: filled.
+            // Code 404 means no message, 408 expired, and 409 of these kinds filled.
             404 | 408 => {}
             409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
             503 => return Some(Delivery::Lost("the consumer is gone")),
@@ -293,7 +295,7 @@ impl OrderedConsumer {
         self.has_list && self.last_sequence < self.pending_at_start
     }
 
-    /// Adopts a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
+    /// Adopts a limit that the server has named, as in "Exceeded MaxRequestBatch of 100".
     fn adopt(&mut self, description: &str) {
         let limit = description.rsplit(' ').next().and_then(|limit| limit.parse::<usize>().ok());
         if description.contains("MaxRequestBatch") {
@@ -306,7 +308,7 @@ impl OrderedConsumer {
         }
     }
 
-    /// Whether the last delivery is of this moment, because it was waited for. Otherwise it may be
+    /// Returns whether the last delivery was read directly after its arrival. Otherwise it may be
     /// old.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh

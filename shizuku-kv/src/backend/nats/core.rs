@@ -41,7 +41,7 @@ impl StoreCore {
         Self { link, bucket, consistency, reached }
     }
 
-    /// The subject under which the messages of a key are stored.
+    /// Returns the subject under which the messages of a key are stored.
     pub(super) fn subject(&self, key: &Key) -> String {
         let prefix = &self.bucket.prefix;
         let mut subject = String::with_capacity(prefix.len() + key.len());
@@ -50,7 +50,7 @@ impl StoreCore {
         subject
     }
 
-    /// The subject to which a write of a key is sent.
+    /// Returns the subject to which a write of a key is sent.
     pub(super) fn write_subject(&self, key: &Key) -> String {
         self.link.space().write(self.subject(key))
     }
@@ -70,7 +70,8 @@ impl StoreCore {
         let mut request = self.link.request(operation, &subject, Bytes::new(), deadline);
         let answer = match request.attempt(first_patience(deadline)).await? {
             Some(Answer::Message(message)) => self.direct_answer(operation, message)?,
-            // No replica answers, or an operator has turned off direct gets: the leader answers.
+            // No replica answers, or an operator has disabled direct gets, so that the leader is
+            // asked.
             Some(Answer::NoResponders) => None,
             None => return Box::pin(self.newest_unanswered(request, key, deadline)).await,
         };
@@ -80,7 +81,7 @@ impl StoreCore {
         }
     }
 
-    /// The newest message of a key that a replica has, if one answers at once.
+    /// Returns the newest message of a key on a replica, if a replica answers at once.
     pub(super) async fn direct(
         &self,
         operation: &'static str,
@@ -102,10 +103,10 @@ impl StoreCore {
         }
     }
 
-    /// The newest message of a key, if no replica has answered yet. The causes can be those of a
-    /// "no responders" answer, which the server does not send while any client subscribes to
-    /// everything. The stream's information tells them apart and renews the settings; meanwhile a
-    /// replica may answer after all.
+    /// Returns the newest message of a key after no replica has answered in time. The causes can be
+    /// those of a "no responders" answer, which the server does not send while any client
+    /// subscribes to everything. The stream information distinguishes the causes, and renews the
+    /// settings. Meanwhile a replica may still answer.
     async fn newest_unanswered(
         &self,
         mut request: Request<'_>,
@@ -133,8 +134,8 @@ impl StoreCore {
         }
     }
 
-    /// The message in an answer to a direct get; `None` unless the answer is known to be the
-    /// bucket's.
+    /// Returns the message in an answer to a direct get. Returns `None` unless the message is known
+    /// to be the bucket's.
     ///
     /// Mirrors of the bucket answer its direct gets (`mirror_direct`) with their own messages. An
     /// answer with a message names its stream. An answer without a message does not: the key is
@@ -148,7 +149,7 @@ impl StoreCore {
         match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
-            // A replica that has too much to do; the leader may answer.
+            // The replica is overloaded, and the leader may answer.
             Some(status) if matches!(status.as_u16(), 429 | 503) => return Ok(None),
             Some(status) => {
                 return Err(backend(format!("the server answered with status {status}")));
@@ -161,7 +162,7 @@ impl StoreCore {
         message.map(Some).map_err(|reason| backend(reason.to_owned()))
     }
 
-    /// The newest message of a key, from the leader.
+    /// Returns the newest message of a key, from the leader.
     pub(super) async fn newest_of_leader(
         &self,
         operation: &'static str,
@@ -172,7 +173,7 @@ impl StoreCore {
         self.raw_message(operation, &query, deadline).await
     }
 
-    /// The first message of a key from a stream sequence on, from the leader.
+    /// Returns the first message of a key from a stream sequence on, from the leader.
     pub(super) async fn next_of_leader(
         &self,
         operation: &'static str,
@@ -184,7 +185,7 @@ impl StoreCore {
         self.raw_message(operation, &query, deadline).await
     }
 
-    /// The message that the leader answers with; `None` if no such message exists.
+    /// Returns one message from the leader, parsed. Returns `None` if no such message exists.
     pub(super) async fn raw_message(
         &self,
         operation: &'static str,
@@ -221,8 +222,7 @@ impl StoreCore {
         }
     }
 
-    /// The stream information of the bucket at this moment. Its settings are the newest from then
-    /// on.
+    /// Returns the current stream information of the bucket, and adopts the settings in it.
     pub(super) async fn info(
         &self,
         operation: &'static str,
@@ -245,7 +245,7 @@ impl StoreCore {
         }
     }
 
-    /// The settings of this moment, from the leader.
+    /// Returns the current settings, from the leader.
     pub(super) async fn settings_of_now(
         &self,
         operation: &'static str,
@@ -254,7 +254,7 @@ impl StoreCore {
         Ok(Arc::new(self.info(operation, deadline).await?.settings()))
     }
 
-    /// Settings that are at most [`RECENT`] old.
+    /// Returns settings that are at most [`RECENT`] old.
     pub(super) async fn recent_settings(
         &self,
         operation: &'static str,
@@ -271,7 +271,7 @@ impl StoreCore {
         }
     }
 
-    /// Searches for the reason why no server answers, for a part of the deadline.
+    /// Looks for the reason why no server answers, for a part of the deadline.
     ///
     /// # Errors
     /// Returns the reason if no server will answer later either, for example because the store was
@@ -296,8 +296,8 @@ pub(super) fn status_of(message: &Message) -> Option<StatusCode> {
     message.status.filter(|_| !stored)
 }
 
-/// The stream that sent an answer to a direct get. Other clients may have stored headers of the
-/// same name; the server's own comes last.
+/// Returns the stream that sent an answer to a direct get. Other clients may have stored headers of
+/// the same name, and the server's own is the last one.
 fn stream_of(message: &Message) -> Option<&str> {
     message
         .headers
@@ -306,7 +306,7 @@ fn stream_of(message: &Message) -> Option<&str> {
         .map(HeaderValue::as_str)
 }
 
-/// Waits before the next attempt, or ends at the deadline.
+/// Waits before the next attempt. Returns an error if the deadline is nearer.
 pub(super) async fn pause(
     pauses: &mut impl Iterator<Item = Duration>,
     operation: &'static str,

@@ -1,8 +1,8 @@
 //! Denials: errors of the server about requests and subscriptions for which the user has no right.
 //!
 //! A request that the server does not allow gets no answer, and neither does a request whose
-//! answers cannot arrive. The server reports it in an error of the connection, which names the
-//! subject (ADR 0066).
+//! answers cannot arrive. The server reports the denial in an error of the connection, which names
+//! the subject (ADR 0066).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +22,8 @@ pub(super) enum Denial {
     Publish {
         /// The subject that the server has compared with the rights of the user.
         checked: String,
-        /// The subject of the request. The server of a JetStream domain maps it to another before
-        /// it compares.
+        /// The subject of the request. The server of a JetStream domain maps this subject to
+        /// another one before the comparison.
         sent: String,
     },
     Subscribe(String),
@@ -47,7 +47,7 @@ impl Denial {
         subject
     }
 
-    /// Whether it concerns one of these subjects.
+    /// Returns whether it concerns one of these subjects.
     pub(super) fn names(&self, subjects: &[&str]) -> bool {
         subjects.contains(&self.subject())
     }
@@ -71,8 +71,8 @@ impl Denial {
 
 /// The last denials that the server has reported, by subject.
 ///
-/// Every waiting request is woken by each of them, so that finding one must not take time for each
-/// of the others: in a crowd of 3,000 denied writes, searching a list took 2 to 4 s.
+/// Each denial wakes every waiting request. The time to find a denial must therefore not grow with
+/// their number: among 3,000 denied writes, searching a list took 2 to 4 s.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     /// Number of denials so far.
@@ -85,10 +85,10 @@ pub(super) struct Denials {
 
 impl Denials {
     /// Maximum number of stored denials. If more requests are denied at the same time, some of them
-    /// do not learn the reason.
+    /// do not find their denial.
     const LIMIT: usize = 4096;
 
-    /// Number of denials so far.
+    /// Returns the number of denials so far.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
@@ -142,7 +142,7 @@ fn right(subject: &str) -> String {
 /// Checks a prefix of inboxes.
 ///
 /// # Errors
-/// Returns what is wrong with it, and the way out.
+/// Returns the broken rule, and a valid form.
 pub(super) fn check_inbox_prefix(prefix: &str) -> Result<(), &'static str> {
     if prefix.is_empty() {
         return Err("it is empty; write a subject such as _INBOX_app");
@@ -177,18 +177,19 @@ pub(super) enum Form {
     Batch,
 }
 
-/// The forms that the server has denied for a stream, each with the epoch of the connection in
-/// which it was tried.
+/// The forms that the server has denied for a stream, each with the epoch of the connection of that
+/// attempt.
 ///
-/// Rights may change with a new epoch, and also within one: a server that reloads its configuration
-/// keeps its connections. So after a denial of the other form the denied one is tried again.
+/// Rights may change between epochs, and within one, because a server that reloads its
+/// configuration keeps its connections. So after a denial of the other form, the form that was
+/// denied first is tried again.
 #[derive(Debug, Default)]
 pub(super) struct DeniedForms(Mutex<HashMap<(Form, String), u64>>);
 
 impl DeniedForms {
     pub(super) fn is_denied(&self, form: Form, stream: &str, epoch: u64) -> bool {
         let forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Small, and almost always empty.
+        // The map is small, and almost always empty, so it is searched without a copy of the name.
         forms.iter().any(|((denied, of), since)| *denied == form && of == stream && *since == epoch)
     }
 

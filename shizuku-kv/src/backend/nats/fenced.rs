@@ -1,8 +1,9 @@
-//! Writing under a lock: a read of the newest message with its token, and a compare-and-swap on it.
+//! Writing under a lock: a read of the newest message with its token, and a compare-and-swap on
+//! that message.
 //!
-//! The server does not know tokens. But it accepts the write only if the message that was read is
-//! still the newest. So the comparison holds at the moment of the write, even if a deposed leader
-//! answered the read. If another client wrote in between, the read is repeated (ADR 0004).
+//! The server does not know tokens. But the server accepts the write only if the message that was
+//! read is still the newest. So the comparison holds at the moment of the write, even if a deposed
+//! leader answered the read. If another client wrote in between, the read is repeated (ADR 0004).
 //!
 //! A missing entry proves nothing by itself: a maximum age that another client has just set may
 //! have removed it together with its token. So a read that finds nothing, or the marker of an
@@ -47,7 +48,7 @@ impl From<&StreamMessage> for Newest {
 /// Decision about a write, from the newest message of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
-    /// It may supersede the message with this sequence; zero if there is none.
+    /// The write may supersede the message with this sequence. Zero if the key has no message.
     Over(u64),
     /// This newer token has written to the key.
     Fenced(FencingToken),
@@ -57,8 +58,8 @@ enum Admission {
     Mismatch { expected: VersionToken, found: Option<u64> },
 }
 
-/// Decides about a write. The token comes first, so that the error of a lost lock precedes all
-/// others (ADR 0006).
+/// Decides about a write. The token is compared first, so that the error of a lost lock precedes
+/// all others (ADR 0006).
 fn admit(condition: WriteCondition, token: FencingToken, newest: Option<Newest>) -> Admission {
     if let Some(newer) = token.refused_by(newest.and_then(|newest| newest.fence)) {
         return Admission::Fenced(newer);

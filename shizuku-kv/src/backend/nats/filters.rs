@@ -4,11 +4,11 @@ use super::link::Link;
 use super::wire::subject_prefix;
 use crate::store::{Key, WatchScope};
 
-/// Maximum number of prefixes or keys that the server filters. With more, it costs less to filter
-/// here than to let the server compare with each.
+/// Maximum number of prefixes or keys that the server filters. With more, filtering here costs less
+/// than comparisons with each of them on the server.
 pub(super) const MOST_FILTERS: usize = 64;
 
-/// Filters whose waiting messages a server counts correctly.
+/// The number of filters whose waiting messages a server counts correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counting {
     Right,
@@ -25,7 +25,7 @@ impl Counting {
 /// Bytes of a request for a consumer beside its filters.
 const CREATE_FRAME: usize = 512;
 
-/// The subjects that cover a scope, and fit into one request to this server.
+/// Returns the subjects that cover a scope, and fit into one request to this server.
 pub(super) fn filters_for(link: &Link, bucket: &str, scope: &WatchScope) -> Vec<String> {
     let filters = filters(bucket, scope, Counting::of(link));
     let bytes: usize = filters.iter().map(|filter| filter.len() + 3).sum();
@@ -35,12 +35,13 @@ pub(super) fn filters_for(link: &Link, bucket: &str, scope: &WatchScope) -> Vec<
     filters
 }
 
-/// The subjects that cover a scope, for the server to filter: not overlapping, and never less than
-/// the scope.
+/// Returns the subjects that cover a scope, for the server to filter. They do not overlap, and
+/// cover at least the scope.
 pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec<String> {
     let prefix = subject_prefix(bucket);
     let everything = || vec![format!("{prefix}>")];
-    // The part of a string prefix up to its last dot is whole tokens, which the server can match.
+    // The part of a string prefix up to its last dot consists of whole tokens, which the server can
+    // match.
     let covering = |key_prefix: &str| match key_prefix.rfind('.') {
         // Text that is not a key would be a pattern or an error on the server, and is filtered
         // here.
@@ -74,7 +75,7 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
                 let Some(filter) = covering(key_prefix) else { return everything() };
                 stems.push(filter.trim_end_matches('>').to_owned());
             }
-            // The server rejects overlapping filters, so that a covered one is left out. After
+            // A covered filter is left out, because the server rejects overlapping filters. After
             // sorting, the covered stems follow the one that covers them.
             stems.sort();
             stems.dedup_by(|later, kept| later.starts_with(kept.as_str()));
@@ -87,10 +88,10 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
     }
 }
 
-/// Returns the prefix of a key in one of several filters. A stream has one bucket, so that it
-/// selects the same messages. But a consumer with exactly the purged subject moves behind the
-/// purge, before 2.15 also past waiting messages of its other subjects (nats-server #8571). A
-/// consumer with a broader filter does not (ADR 0011).
+/// Returns the prefix of a key that is one of several filters. This prefix covers every bucket, and
+/// selects the same messages, because a stream has one bucket. A consumer with exactly the purged
+/// subject skips to the end of the purge. Before 2.15, such a consumer also skips waiting messages
+/// of its other subjects (nats-server #8571). A consumer with a broader filter does not (ADR 0011).
 fn any_bucket_prefix() -> String {
     subject_prefix("*")
 }

@@ -1,5 +1,5 @@
-//! The first request on each new connection, with whose answer the connection counts as up
-//! (ADR 0067).
+//! The first request on each new connection. The connection counts as up once the answer has
+//! arrived (ADR 0067).
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -46,7 +46,8 @@ async fn follow(link: Weak<Link>, events: LinkEvents, doubt: Arc<Notify>) {
                 && is_connected()
             {
                 let server = client.server_info();
-                // Stored before the event is sent, so that no operation waits for a lost event.
+                // The state is stored before the event is sent, so that no operation waits for a
+                // lost event.
                 session.answered(number);
                 events.answered(&server.server_name, &server.version);
                 continue;
@@ -64,7 +65,7 @@ async fn follow(link: Weak<Link>, events: LinkEvents, doubt: Arc<Notify>) {
                 return;
             }
         } else {
-            // The client changes its state after it has sent the event.
+            // The client sends the event before it changes its own state.
             let _ = timeout(POLL, wait).await;
             sleep(Duration::from_millis(1)).await;
         }
@@ -94,8 +95,8 @@ impl Link {
         }
     }
 
-    /// Sends a request that every user may send. Waits for its answer, for a denial of the request
-    /// or of the subscription to its answer, or until `patience` has passed. Returns whether the
+    /// Sends a request that every user may send. Waits for the answer, for a denial of the request
+    /// or of the subscription to the answer, or until `patience` has passed. Returns whether the
     /// connection still exists.
     ///
     /// A denial of the subscription to answers arrives before any answer, because a server
@@ -126,7 +127,7 @@ impl Link {
         if let Some(Some(_)) = copies.answer().now_or_never() {
             self.events.heard();
         }
-        // A cluster that has lost its majority does not answer, but its streams may.
+        // A cluster without a majority does not answer, but its streams may.
         true
     }
 }

@@ -63,25 +63,25 @@ pub(super) struct StateSync {
     incarnation: [u8; 16],
     /// Whether the watch began with the state, not from a cursor.
     from_state: bool,
-    /// The end of the stream before the first consumer was created.
+    /// The last sequence of the stream before the first consumer was created.
     floor: u64,
-    /// The end of the stream before the present consumer was created.
+    /// The last sequence of the stream before the present consumer was created.
     bound: u64,
     lag: Lag,
     /// Whether every message of the present consumer was the newest of its subject when the watch
     /// began, or later. Every message behind the floor was.
     is_newest: bool,
-    /// Since when the leader is known to have more messages than were delivered.
+    /// Time since which the leader is known to have more messages than were delivered.
     behind: Option<Instant>,
     /// Subjects delivered with a message at least as new as when the watch began.
     delivered: Subjects,
-    /// Subjects of the leader's list that have not been delivered. Each leaves when it is
-    /// delivered, or if the leader has no message of it after the position.
+    /// Subjects of the leader's list that have not been delivered. A subject is removed when it is
+    /// delivered, or if the leader has no newer message of it than the position.
     owed: Option<HashSet<String>>,
     /// The consumer whose count at its creation is the number of subjects after the cursor.
     counted: Option<Spec>,
     round: Option<Round>,
-    /// No proof is requested before this moment.
+    /// No proof is requested before this time.
     rest: Instant,
 }
 
@@ -134,7 +134,8 @@ impl StateSync {
         self.owed.insert(owed).is_empty()
     }
 
-    /// Records that messages are from this consumer, which was created after a look at the stream.
+    /// Records that messages are from this consumer, which was created after the stream information
+    /// was read.
     pub(super) fn begin(&mut self, consumer: &OrderedConsumer, start: Start, before: &StreamInfo) {
         self.lag = consumer.lag(before);
         self.incarnation = before.incarnation(&self.core.bucket.stream);
@@ -145,9 +146,10 @@ impl StateSync {
         self.round = None;
     }
 
-    /// Does the same for the consumer of a single key, which was created before the look.
+    /// Like [`begin`](Self::begin), for the consumer of a single key, which was created before the
+    /// stream information was read.
     ///
-    /// Its first message is the newest one of the key, whenever that was written.
+    /// The first message of this consumer is the newest one of the key, whenever that was written.
     pub(super) fn begin_key(&mut self, lag: Lag, look: &StreamInfo) {
         self.lag = lag;
         self.incarnation = look.incarnation(&self.core.bucket.stream);
@@ -156,7 +158,8 @@ impl StateSync {
         (self.behind, self.round) = (None, None);
     }
 
-    /// Whether the delivered messages are at least as new as those at the beginning.
+    /// Returns whether the delivered messages are at least as new as those at the start of the
+    /// watch.
     pub(super) fn is_level(&self) -> bool {
         self.lag == Lag::None
     }
@@ -190,8 +193,8 @@ impl StateSync {
         Ok(newest <= position && self.is_same_store(deadline).await?)
     }
 
-    /// Whether the answers so far are of the stream in which the consumer was created. The
-    /// sequences of a recreated one start over.
+    /// Returns whether the answers so far are from the stream in which the consumer was created.
+    /// The sequences of a recreated stream start over.
     async fn is_same_store(&self, deadline: Deadline) -> KvResult<bool> {
         let info = self.core.info(self.operation, deadline).await?;
         Ok(self.incarnation == info.incarnation(&self.core.bucket.stream))
@@ -221,17 +224,17 @@ impl StateSync {
                 && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
     }
 
-    /// Whether the count shows that every subject has been delivered, once its end of the stream
-    /// has been reached. At that moment only subjects from before that end have been recorded, so
-    /// the count includes none that the server did not count.
+    /// Returns whether the count shows that every subject has been delivered, once the end that
+    /// belongs to the count has been reached. At that moment only subjects from before that end
+    /// have been recorded, so the count includes none that the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
         round.is_some_and(|round| self.delivered.len() >= round.subjects)
     }
 
     /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
-    /// fifth of the time at most, because each answer can be slow (`leader`), and messages wait for
-    /// it.
+    /// fifth of the time at most, because an answer can be slow (`leader`), and messages wait
+    /// meanwhile.
     async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let begun = Instant::now();
         if self.round.is_some() || begun < self.rest {
@@ -312,8 +315,8 @@ pub(super) fn completes(place: &DeliveryInfo, waiting: u64, bound: u64) -> bool 
     place.consumer_sequence == waiting && place.stream_sequence <= bound
 }
 
-/// The subjects that a listing or the initial state of a watch has delivered, as 128-bit hashes
-/// with keys of this process, at some 20 bytes each.
+/// The subjects that a listing or the initial state of a watch has delivered. They are stored as
+/// 128-bit hashes with keys of this process, at about 20 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     keys: [RandomState; 2],

@@ -1,32 +1,32 @@
 //! How far a consumer may be behind the leader of its stream (ADR 0012).
 //!
-//! In a cluster the server places a consumer on any replica, also on one that is behind. The
-//! messages that wait for such a consumer are those of its replica, so that receiving all of them
-//! says nothing about messages that were acknowledged before.
+//! In a cluster the server places a consumer on any replica, even on one that is behind. The
+//! messages that wait for such a consumer are those of its replica. Receiving all of them therefore
+//! proves nothing about messages that were acknowledged before.
 
 use std::time::Duration;
 
 use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 
-/// Time for which a leader must have led before a creation, so that it had certainly taken over the
-/// messages of the last leader by then.
+/// Time for which a leader must have led before a creation. After it, the leader certainly has the
+/// messages of the previous leader.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
 
-/// How far behind the leader a consumer may be.
+/// The distance by which a consumer may be behind the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lag {
-    /// It began with all messages of the leader.
+    /// The consumer began with all messages of the leader.
     None,
-    /// It may be behind.
+    /// The consumer may be behind.
     Unknown,
     /// The leader had a message with this sequence that the consumer had not delivered.
     Until(u64),
 }
 
 impl Lag {
-    /// Returns the lag of a consumer that was created after a look at the stream, by the servers
-    /// that answered.
+    /// Returns the lag of a consumer that was created after the stream information was read, by the
+    /// servers that answered.
     pub(super) fn of(consumer: Option<&str>, leader: Option<&str>) -> Self {
         // Without a cluster, all consumers are on one server.
         if consumer.is_none_or(|server| Some(server) == leader) {
@@ -36,8 +36,8 @@ impl Lag {
         }
     }
 
-    /// Returns the lag of a consumer whose creation was requested `since` before a look at the
-    /// stream. The server that has the consumer may have become the leader in between.
+    /// Returns the lag of a consumer whose creation was requested `since` before the stream
+    /// information was read. The server of the consumer may have become the leader in between.
     pub(super) fn before(consumer: Option<&str>, look: &StreamInfo, since: Duration) -> Self {
         let has_led = || look.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
         match Self::of(consumer, look.leader()) {
@@ -46,9 +46,9 @@ impl Lag {
         }
     }
 
-    /// Whether the state may be complete with this message, so that it is worth asking the leader.
-    /// `floor` is the end of the stream at the look, `waiting` the number of messages that waited
-    /// for the consumer.
+    /// Returns whether the state may be complete with this message, so that the leader is asked.
+    /// `floor` is the last sequence of the stream information, `waiting` the number of messages
+    /// that waited for the consumer.
     pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
         match self {
             Self::None => place.stream_sequence >= floor,
@@ -83,7 +83,7 @@ mod tests {
         // Three were waiting, the floor is at 10.
         assert!(!Lag::None.may_end_with(&place(3, 9), 3, 10));
         assert!(Lag::None.may_end_with(&place(1, 10), 3, 10));
-        // The floor can be out of scope, and what was waiting can be less than there is.
+        // The floor can be out of scope, and fewer messages can be waiting than the leader has.
         assert!(!Lag::Unknown.may_end_with(&place(2, 9), 3, 10));
         assert!(Lag::Unknown.may_end_with(&place(3, 9), 3, 10));
         assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));

@@ -1,10 +1,10 @@
 //! Requests to the leader of a bucket's stream, which has every acknowledged message.
 //!
-//! In a cluster the server places a consumer on any replica, also on one that is behind
-//! ([`lag`](super::lag)). The server that answers a look at the stream is the leader: a consumer
-//! that was created there afterwards is not behind that look. For another consumer, only the
-//! leader's answer shows whether a newer message exists. The leader is asked when the state seems
-//! to be complete, so that one request is enough in most cases (ADR 0012).
+//! In a cluster the server places a consumer on any replica, even on one that is behind
+//! ([`lag`](super::lag)). The leader answers requests for the stream information. A consumer that
+//! was created on the leader after an answer is not behind that answer. For another consumer, only
+//! the leader's answer shows whether a newer message exists. The leader is asked when the state
+//! seems to be complete, so that one request is enough in most cases (ADR 0012).
 //!
 //! A user with rights to a part of a bucket may not ask the leader for messages: the request names
 //! the stream, and the subject only in its payload. Then a consumer at the leader answers, whose
@@ -87,7 +87,7 @@ pub(super) async fn newest_of(
 /// The message at a stream sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageAt {
-    /// It exists. The server's time of its arrival.
+    /// The message exists. The field is the server's time of its arrival.
     Time(SystemTime),
     /// It was removed.
     Gone,
@@ -128,7 +128,7 @@ impl StoreCore {
         let subject = self.subject(key);
         let query = json!({ "last_by_subj": subject });
         let other = move || async move {
-            // One request, for which no right to create consumers is needed.
+            // This takes one request, which needs no right to create consumers.
             let subject = vec![subject];
             if subjects(self, operation, &subject, deadline.remaining()).await?.is_empty() {
                 return Ok(None);
@@ -151,8 +151,9 @@ impl StoreCore {
     }
 }
 
-/// Requests a message from the leader, or does the other thing if the user has no right to that. If
-/// that is denied too, the request is sent again: rights may have changed since its denial.
+/// Requests a message from the leader, or runs the alternative if the user has no right to that
+/// request. If the alternative is denied too, the request is sent again: rights may have changed
+/// since its denial.
 ///
 /// # Errors
 /// Returns the denial of the request if both are denied, because it names the usual right.

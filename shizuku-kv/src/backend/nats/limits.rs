@@ -5,14 +5,14 @@ use super::link::{Link, Mark};
 use super::server_errors::{LINE_TOO_LONG, MESSAGE_TOO_LARGE, too_many_subscriptions};
 use crate::store::{KvError, KvLimit, KvResult};
 
-/// Minimum length of a subject that can have made a protocol line too long. The server does not
-/// name the line, and other requests in flight are sent again.
+/// Maximum length of a subject that counts as short. Only longer ones are reported as too long,
+/// because the server does not name the line. Other requests in flight are sent again.
 const LONG_SUBJECT: usize = 256;
 
 /// Subscriptions and protocol lines.
 impl Link {
-    /// Reports a rejection to all subscriptions since that moment, because the server does not name
-    /// the rejected one.
+    /// Reports a rejection to all subscriptions since `mark`, because the server does not name the
+    /// rejected one.
     ///
     /// The answer to a later request shows that the server has processed them.
     ///
@@ -48,34 +48,35 @@ impl Link {
 
 /// Sizes of messages.
 impl Link {
-    /// Maximum size in bytes of a message with its headers that every server on the way accepts, as
-    /// far as is known.
+    /// Returns the maximum size in bytes of a message with its headers that every server on the way
+    /// accepts, as far as is known.
     ///
     /// A server announces its own limit when a client connects, and never announces the limit of an
-    /// account. After it has ended a connection because of a message, the sizes from the largest
-    /// message on are known to be too large.
+    /// account. After the server has ended a connection because of a message, the size of the
+    /// largest message in flight counts as too large.
     pub(super) fn max_payload(&self) -> usize {
         let told = self.client().max_payload().saturating_sub(self.space().overhead());
         self.bound().map_or(told, |bound| told.min(bound.saturating_sub(1)))
     }
 
-    /// Size of a payload that is too large, unless the server has announced a limit that explains
-    /// why the last connection ended.
+    /// Returns the size of a payload that is too large, unless the announced limit explains the end
+    /// of the last connection.
     pub(super) fn bound(&self) -> Option<usize> {
         let bound = self.events.state().bound?;
-        // The headers of the message do not count, so that it is not sent again without the
-        // optional ones.
+        // The headers are not counted, so that the message is not sent again without the optional
+        // ones.
         (bound.whole <= self.client().max_payload()).then_some(bound.payload)
     }
 
-    /// Maximum size in bytes of a request that can be split. If a bound is all that is known, this
-    /// is half of it, so that few connections end until the limit is respected.
+    /// Returns the maximum size in bytes of a request that can be split. If only a bound is known,
+    /// this is half of the bound, so that few connections end until the limit is respected.
     pub(super) fn max_request(&self) -> usize {
         self.bound().map_or(usize::MAX, |bound| bound / 2).min(self.max_payload())
     }
 
-    /// Returns the error of a write that was in flight when the connection broke, if the server has
-    /// ended the connection because of the size of a message, possibly of this one.
+    /// Returns the error of a write that was in flight when the connection broke. Returns `None`
+    /// unless the server has ended the connection because of the size of a message, possibly of
+    /// this one.
     pub(super) fn oversized(&self, operation: &'static str, mark: Mark) -> Option<KvError> {
         (self.events.state().oversized != mark.oversized).then(|| KvError::LimitReached {
             operation,
@@ -87,9 +88,9 @@ impl Link {
         })
     }
 
-    /// Whether the server has certainly not taken this message, which is larger than it accepts:
-    /// the server ended the connection because of this message or an earlier one. An earlier
-    /// message may have been accepted before the limit was lowered.
+    /// Returns whether the server has certainly not accepted this message. This is the last message
+    /// above the limit, and the server ended the connection because of such a message. An earlier
+    /// one may have been accepted before the limit was lowered.
     pub(super) fn is_rejected_for_size(&self, number: u64) -> bool {
         let limit = self.max_payload();
         self.events.state().sizes.is_last_over(number, limit)

@@ -21,21 +21,21 @@ use super::space::ApiSpace;
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, KvError, KvResult, in_runtime};
 
-/// Number of denials in a row after which others may have been lost: the client library queues 128
-/// events of a connection, and drops the rest without a trace.
+/// Number of denials after which further ones may have been lost. The client library queues 128
+/// events of a connection, and drops the rest without a report.
 pub(super) const CROWD: u64 = 100;
 
-/// Maximum number of requests and writes that check their right at the same time after a crowd of
-/// denials. All of their denials have room among the events.
+/// Maximum number of requests and writes that check their right at the same time after many
+/// denials. The queue of events has room for all of their denials.
 const CHECKS_IN_CROWD: usize = 32;
 
 /// Minimum time between two reconnects of a connection that receives no answers.
 const RENEWAL: Duration = Duration::from_secs(1);
 
-/// A moment of the connection, before a message was sent.
+/// The state of the connection at a time, before a message was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    /// Number of disconnections before.
+    /// Number of disconnections before that time.
     epoch: u64,
     denials: u64,
     pub(super) surplus: u64,
@@ -44,7 +44,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Whether the connection has not broken between the two moments.
+    /// Returns whether the connection has not broken between the two marks.
     pub(super) fn is_of_connection(self, other: Self) -> bool {
         self.epoch == other.epoch
     }
@@ -74,7 +74,7 @@ pub(super) struct Link {
     /// Locked by the operation that reconnects because no answers arrive; the time of the last
     /// reconnect.
     renewal: tokio::sync::Mutex<Option<Instant>>,
-    /// Limits the checks of rights after a crowd of denials.
+    /// Limits the number of concurrent checks of rights after many denials.
     crowd: Semaphore,
 }
 
@@ -114,7 +114,7 @@ impl Link {
         &self.consumers
     }
 
-    /// The subjects of the JetStream that this connection uses.
+    /// Returns the subjects of the JetStream that this connection uses.
     pub(super) fn space(&self) -> &ApiSpace {
         &self.space
     }
@@ -122,17 +122,18 @@ impl Link {
     /// Returns an id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
         let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        // Constant width: the server counts headers, so a full bucket accepts a value of the
-        // same size only if the headers have not become longer.
+        // The width is constant, because the server counts headers. A full bucket accepts a value
+        // of the same size only if the headers have not become longer.
         format!("{:016x}{number:08x}", self.operation_prefix)
     }
 
-    /// Whether the server is at least of this version. An unreadable version counts as old.
+    /// Returns whether the server is at least of this version. An unreadable version counts as old.
     pub(super) fn server_is_at_least(&self, major: u64, minor: u64) -> bool {
         parse_version(&self.client.server_info().version) >= (major, minor)
     }
 
-    /// Whether the server has denied this form of request for a stream on the current connection.
+    /// Returns whether the server has denied this form of request for a stream on the current
+    /// connection.
     pub(super) fn is_denied(&self, form: Form, stream: &str) -> bool {
         self.denied_forms.is_denied(form, stream, self.events.state().epoch)
     }
@@ -158,7 +159,7 @@ impl Link {
             self.events.end_with_runtime();
             self.over(operation).unwrap_or_else(|| KvError::Unavailable {
                 operation,
-                reason: "the subscription could not be created".to_owned(),
+                reason: "cannot create the subscription".to_owned(),
                 source: Some(Arc::new(error)),
             })
         })
@@ -175,7 +176,7 @@ impl Link {
             return self.request_too_large(operation);
         }
         if error.kind() == PublishErrorKind::Send {
-            // Its task has ended, and ours has too, or will in a moment.
+            // The client's task has ended. Our task has ended too, or is about to end.
             self.events.end_with_runtime();
         }
         self.over(operation).unwrap_or_else(|| KvError::Unavailable {
@@ -222,20 +223,19 @@ impl Link {
         let _ = self.events.subscribe().wait_for(|state| state.over.is_some()).await;
     }
 
-    /// Lets no operation begin any more. Returns whether this was the first call.
+    /// Rejects later operations. Returns whether this was the first call.
     pub(super) fn begin_close(&self) -> bool {
         self.events.begin_close()
     }
 
     /// Ends the operations in flight.
     pub(super) fn close(&self) {
-        // In this order, so that a request that finds that no answer can arrive also finds the
-        // reason.
+        // The order matters: a request whose answer can no longer arrive must also find the reason.
         self.events.shut_down();
         self.requests.end();
     }
 
-    /// Returns this moment, unless no operation may begin any more.
+    /// Returns the current mark, or the error of an operation that may not begin.
     pub(super) fn mark(&self, operation: &'static str) -> KvResult<Mark> {
         let state = self.events.state();
         match state.error(operation) {
@@ -250,7 +250,7 @@ impl Link {
         }
     }
 
-    /// Whether the connection has not broken since then.
+    /// Returns whether the connection has not broken since `mark`.
     pub(super) fn is_unbroken(&self, mark: Mark) -> bool {
         self.is_connected() && self.events.state().epoch == mark.epoch
     }
@@ -299,12 +299,12 @@ impl Link {
                     source: None,
                 });
             }
-            // An event can get lost, so that the state is polled too.
+            // The state is polled too, because an event can get lost.
             let _ = timeout_at(Instant::now() + left.min(STATE_POLL), state.changed()).await;
         }
     }
 
-    /// Reconnects, unless the last reconnect was a moment ago.
+    /// Reconnects, unless the last reconnect was less than [`RENEWAL`] ago.
     async fn renew(&self) {
         let Ok(mut last) = self.renewal.try_lock() else { return };
         if last.is_none_or(|last| last.elapsed() >= RENEWAL) {
@@ -333,8 +333,8 @@ impl Link {
         interrupted.unwrap_or(Interruption::Lost)
     }
 
-    /// Does the same. Returns `None` after `crowd` denials, because the client may not have
-    /// received all of them.
+    /// Like [`interrupted`](Self::interrupted). Returns `None` after `crowd` denials, because the
+    /// client may not have received all of them.
     pub(super) async fn interrupted_within<const N: usize>(
         &self,
         mark: Mark,
@@ -370,7 +370,7 @@ impl Link {
         let _ = self.events.subscribe().wait_for(is_broken).await;
     }
 
-    /// Waits for a turn to check a right after a crowd of denials.
+    /// Waits for a turn to check a right after many denials.
     pub(super) async fn turn_in_crowd(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed, so that waiting does not fail.
         self.crowd.acquire().await.ok()

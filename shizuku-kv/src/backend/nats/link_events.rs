@@ -16,18 +16,19 @@ use super::server_errors::{
 use super::space::ApiSpace;
 use crate::store::KvError;
 
-/// Interval of polling the state of the client beside its events. An event can get lost when many
-/// arrive at once.
+/// Interval of polling the state of the client, in addition to its events. An event can get lost
+/// when many arrive at once.
 pub(super) const STATE_POLL: Duration = Duration::from_millis(50);
 
 /// State of a connection.
 #[derive(Debug, Default)]
 pub(super) struct LinkState {
-    /// Number of disconnections: a message that was sent in an earlier epoch may be lost.
+    /// Number of disconnections. A message that was sent in an earlier epoch may be lost.
     pub(super) epoch: u64,
-    /// The owner is shutting the connection down: operations in flight may end, no new one begins.
+    /// Whether the owner is shutting the connection down. Operations in flight may end, and no new
+    /// one begins.
     pub(super) closing: bool,
-    /// The reason that no operation on this connection can succeed any more.
+    /// Reason why no operation on this connection can succeed any more.
     pub(super) over: Option<Over>,
     /// The denials that the server has reported. Each names a subject, not a request.
     pub(super) denials: Denials,
@@ -37,9 +38,10 @@ pub(super) struct LinkState {
     denied: Option<Arc<Denial>>,
     /// The last rejection of any subscription, until the next reconnect.
     rejected: Option<Deaf>,
-    /// The first request on this connection had no answer in time, and no other answer has arrived.
+    /// Whether the first request on this connection had no answer in time, and no other answer has
+    /// arrived.
     is_silent: bool,
-    /// Reason why the last attempt to connect failed; `None` while connected.
+    /// Reason why the last attempt to connect failed. `None` while connected.
     pub(super) trouble: Option<Trouble>,
     /// Number of subscriptions that were rejected because of a limit. The server does not name
     /// them.
@@ -50,10 +52,11 @@ pub(super) struct LinkState {
     space: ApiSpace,
     /// Number of connections that the server ended because of the size of a message.
     pub(super) oversized: u64,
-    /// The sizes that had been sent until then. The server does not name the message.
+    /// The sizes of the messages that were sent before the last of these ends. The server does not
+    /// name the message.
     pub(super) sizes: Arc<Sizes>,
     /// Size that a message on this connection must not reach, because the last connection ended
-    /// with it; `None` if the last connection ended in another way.
+    /// with it. `None` if the last connection ended in another way.
     pub(super) bound: Option<Size>,
     /// The bound of the next connection.
     next_bound: Option<Size>,
@@ -64,8 +67,8 @@ pub(super) struct LinkState {
 pub(super) enum Deaf {
     /// The user may not subscribe.
     Denied(Arc<Denial>),
-    /// The connection has reached its limit of subscriptions. Answers have one of them, and the
-    /// client subscribes in an arbitrary order when it reconnects.
+    /// The connection has reached its limit of subscriptions. The subscription to answers may be
+    /// the rejected one, because the client subscribes in an arbitrary order when it reconnects.
     Crowded,
 }
 
@@ -81,14 +84,16 @@ impl Deaf {
 /// Reason why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
-    /// Its owner shut it down.
+    /// The owner shut the connection down.
     ShutDown,
-    /// The runtime that opened it has ended, together with the tasks that carry its bytes.
+    /// The runtime that opened the connection has ended, together with the tasks that transfer its
+    /// bytes.
     RuntimeEnded,
 }
 
 impl LinkState {
-    /// Returns the error of an operation that begins now, or `None` if it may begin.
+    /// Returns the error of an operation that begins now. Returns `None` if the operation may
+    /// begin.
     pub(super) fn error(&self, operation: &'static str) -> Option<KvError> {
         match self.over {
             Some(Over::RuntimeEnded) => Some(KvError::NoRuntime {
@@ -106,8 +111,8 @@ impl LinkState {
     /// known.
     ///
     /// The server does not name a subscription that is over the limit, and events get lost when
-    /// many arrive at once. So a connection without any answer, on which subscriptions were
-    /// rejected, counts as one without the subscription to answers.
+    /// many arrive at once. So a connection without any answer counts as one without the
+    /// subscription to answers, if subscriptions were rejected on it.
     pub(super) fn deaf(&self) -> Option<Deaf> {
         let denied = self.denied.clone().map(Deaf::Denied);
         denied.or_else(|| if self.is_silent { self.rejected.clone() } else { None })
@@ -139,22 +144,22 @@ impl LinkEvents {
         Self { state, outage: Arc::default(), pending: Arc::default() }
     }
 
-    /// The requests that wait for answers.
+    /// Returns the requests that wait for answers.
     pub(super) fn pending(&self) -> &Arc<PendingRequests> {
         &self.pending
     }
 
-    /// The present state. Must not be held across an `await`.
+    /// Returns the present state. Must not be held across an `await`.
     pub(super) fn state(&self) -> watch::Ref<'_, LinkState> {
         self.state.borrow()
     }
 
-    /// The present state and its later changes.
+    /// Returns the present state and its later changes.
     pub(super) fn subscribe(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
     }
 
-    /// The events from now on.
+    /// Returns the events from now on.
     pub(super) fn changes(&self) -> Changes {
         Changes(self.state.subscribe())
     }
@@ -189,22 +194,23 @@ impl LinkEvents {
         self.state.send_modify(|state| state.is_silent = true);
     }
 
-    /// Number of connections in a row that the server ended before it had answered.
+    /// Returns the number of successive connections on which the server has not answered.
     pub(super) fn unanswered(&self) -> usize {
         self.outage.unanswered()
     }
 
-    /// Lets no operation begin any more. Returns whether this was the first call.
+    /// Rejects later operations. Returns whether this was the first call.
     pub(super) fn begin_close(&self) -> bool {
         self.state.send_if_modified(|state| !std::mem::replace(&mut state.closing, true))
     }
 
-    /// Ends the connection because its owner shuts it down.
+    /// Ends the connection as shut down by its owner.
     pub(super) fn shut_down(&self) {
         self.state.send_modify(|state| state.over = Some(Over::ShutDown));
     }
 
-    /// Ends the connection with the tasks that carried it, unless it was shut down before.
+    /// Ends the connection because the runtime of its tasks has ended, unless it was shut down
+    /// before.
     pub(super) fn end_with_runtime(&self) {
         self.state.send_if_modified(|state| {
             let is_first = state.over.is_none();
@@ -292,7 +298,8 @@ impl LinkEvents {
 pub(super) struct Changes(watch::Receiver<LinkState>);
 
 impl Changes {
-    /// Waits for the next event. Returns `false` if no event can follow. Cancel safe.
+    /// Waits for the next event. Returns `false` if no event can follow. Cancel safe: the next call
+    /// continues the wait.
     pub(super) async fn next(&mut self) -> bool {
         self.0.changed().await.is_ok()
     }

@@ -1,7 +1,7 @@
 //! Events in place of a message: the end of the connection, a denial, or silence.
 //!
-//! The timer and the listener stay from one message to the next, because creating them for each
-//! message costs more than the message does.
+//! The timer and the listener are reused for the next message, because creating them for each
+//! message costs more than the message itself.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::store::timer::current_runtime;
 
 pub(super) struct Liveness {
     interruption: Fuse<Pin<Box<dyn Future<Output = Interruption> + Send + Sync>>>,
-    /// Expires from time to time, and is reset if the timeout has not passed.
+    /// A timer that expires from time to time, and is reset if the timeout has not passed.
     silence: Pin<Box<Sleep>>,
     /// The runtime of that timer.
     runtime: Option<runtime::Id>,
@@ -45,8 +45,9 @@ impl Liveness {
         }
     }
 
-    /// Waits for trouble. The timeout counts from now, not from the last message, because a reader
-    /// that did not poll has received nothing either. Cancel safe.
+    /// Waits for an event in place of a message. The timeout begins now, not at the last message,
+    /// because a reader that did not poll has received nothing either. Cancel safe: the next call
+    /// begins another timeout.
     pub(super) async fn trouble(&mut self, patience: Duration) -> Trouble {
         let due = Instant::now() + patience;
         loop {

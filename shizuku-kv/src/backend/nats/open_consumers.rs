@@ -27,7 +27,7 @@ impl OpenConsumers {
     /// Sends the deletions of all consumers. The next flush writes them.
     pub(super) async fn delete_all(&self, client: &Client) {
         for subject in self.with(mem::take) {
-            // An error means that the client's task has ended.
+            // Fails only if the client's task has ended.
             let _ = client.publish(subject, Bytes::new()).await;
         }
     }

@@ -13,7 +13,7 @@ use super::server_errors::Trouble;
 /// Maximum number of different reasons that are logged for one outage.
 const REASONS: usize = 32;
 
-/// Known facts and logged reasons of an outage.
+/// The state and the logged reasons of an outage.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
     /// Number of successive connections on which the server has not answered.
@@ -26,7 +26,7 @@ struct OutageLog {
     phase: Phase,
     /// Reasons that were logged since the connection was lost.
     logged: HashSet<(String, Arc<str>)>,
-    /// Number of failed attempts of each server at the last count.
+    /// Number of failed attempts of each server at the last call of [`Outage::attempted`].
     failures: HashMap<String, usize>,
 }
 
@@ -116,7 +116,7 @@ impl Outage {
                 && outage.logged.insert((server.clone(), Arc::clone(&trouble.reason)));
             drop(outage);
             if is_new {
-                tracing::warn!(server, reason = %trouble.reason, "cannot reconnect to NATS, attempts continue");
+                tracing::warn!(server, reason = %trouble.reason, "cannot reconnect to NATS, retrying");
             }
         }
         let is_about_credentials =

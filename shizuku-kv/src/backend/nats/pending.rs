@@ -1,7 +1,7 @@
 //! The requests that wait for an answer.
 //!
-//! An entry exists as long as the future that waits for it, so that abandoned requests leave
-//! nothing behind.
+//! An entry exists as long as the future that waits for the answer, so that abandoned requests
+//! leave no entry.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -19,14 +19,14 @@ pub(super) struct PendingRequests(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// No answer can arrive any more.
+    /// Whether no answer can arrive any more.
     ended: bool,
-    /// Number of the next request. No number is assigned twice, so that a late answer never goes to
-    /// another request.
+    /// Number of the next request. No number is assigned twice, so that a late answer is never
+    /// delivered to another request.
     number: u64,
     waiting: HashMap<u64, Waiter>,
     sizes: Sizes,
-    /// The last number and the largest size of abandoned requests. They may be in flight until a
+    /// The last number and the largest size of abandoned requests, which may be in flight until a
     /// later request is answered.
     abandoned: Option<(u64, Size)>,
 }
@@ -34,7 +34,7 @@ struct Entries {
 /// Size of a message in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Size {
-    /// With its headers.
+    /// Size with the headers.
     pub(super) whole: usize,
     pub(super) payload: usize,
 }
@@ -45,7 +45,7 @@ impl Size {
     }
 }
 
-/// The number of the last message of each size, by its power of two.
+/// The number of the last message of each size class, which is a power of two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes([Option<u64>; usize::BITS as usize]);
 
@@ -60,7 +60,7 @@ impl Sizes {
         size.max(1).ilog2() as usize
     }
 
-    /// Whether no message after this number can have more than `limit` bytes.
+    /// Returns whether no message after this number can have more than `limit` bytes.
     pub(super) fn is_last_over(&self, number: u64, limit: usize) -> bool {
         self.0.iter().skip(Self::class(limit)).flatten().all(|last| *last <= number)
     }
@@ -83,12 +83,12 @@ impl Entries {
 #[derive(Debug)]
 struct Waiter {
     answer: oneshot::Sender<Message>,
-    /// Released as soon as the answer has arrived, whether or not it is read.
+    /// Released when the answer arrives, even if the answer is not read.
     turn: Option<OwnedSemaphorePermit>,
     size: Size,
 }
 
-// No entry is dropped or woken under the lock, because that can run code of the caller.
+// No entry is dropped or woken under the lock, because both can run code of the caller.
 impl PendingRequests {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -128,7 +128,8 @@ impl PendingRequests {
         let waiter = number.and_then(|number: u64| self.lock().answered(number));
         if let Some(Waiter { answer, turn, .. }) = waiter {
             let _ = answer.send(message);
-            // Not before, because `writes_are_over` relies on the answers being delivered.
+            // The number is recorded after the delivery, because `writes_are_over` relies on
+            // delivered answers.
             drop(turn);
         }
     }
@@ -147,18 +148,18 @@ impl PendingRequests {
     }
 }
 
-/// Waits for the answer to a request that was sent. Returns `None` if no answer can arrive. May be
-/// polled again after that, and then waits for ever. Dropping it abandons the request.
+/// A future for the answer to a sent request. Returns `None` if no answer can arrive. A later poll
+/// waits forever. Dropping the future abandons the request.
 #[derive(Debug)]
 pub(super) struct PendingAnswer {
     table: Arc<PendingRequests>,
     number: u64,
-    /// `None` once the request is over.
+    /// `None` once the request has ended.
     answer: Option<oneshot::Receiver<Message>>,
 }
 
 impl PendingAnswer {
-    /// Number of the request. Later ones have higher numbers.
+    /// Returns the number of the request. Later ones have higher numbers.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -170,14 +171,14 @@ impl Future for PendingAnswer {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(receiver) = &mut self.answer else { return Poll::Pending };
         let answer = ready!(Pin::new(receiver).poll(cx));
-        // The entry was removed before the answer was sent, or the sender dropped.
+        // The entry is removed before the answer is sent or the sender is dropped.
         self.answer = None;
         Poll::Ready(answer.ok())
     }
 }
 
-/// The copies of one request that wait for an answer: the first, whose answer comes first if the
-/// server is slow, and the last, which is answered if the first was lost.
+/// The copies of one request that wait for an answer: the first and the last. A slow server answers
+/// the first copy first. If the first copy was lost, the last one is answered.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     first: Option<PendingAnswer>,
@@ -196,7 +197,7 @@ impl Copies {
         }
     }
 
-    /// The first answer to any of them; `None` if no answer will come.
+    /// Returns the first answer to any of the copies. Returns `None` if no answer can arrive.
     pub(super) async fn answer(&mut self) -> Option<Message> {
         poll_fn(|context| {
             let mut all = self.first.iter_mut().chain(&mut self.last);
@@ -280,7 +281,7 @@ mod tests {
             let number = waiting.number;
             drop(waiting);
             assert_eq!(len(&table), 0);
-            // It comes too late.
+            // The answer arrives too late.
             table.answer(answer_to(number));
         }
         assert_eq!(Arc::strong_count(&table), 1);
@@ -298,7 +299,7 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         table.answer(answer_to(0));
         assert!((&mut waiting).now_or_never().flatten().is_some());
-        // Polled again, it waits for ever.
+        // A later poll waits forever.
         table.answer(answer_to(0));
         assert!((&mut waiting).now_or_never().is_none());
     }

@@ -2,8 +2,8 @@
 //!
 //! async-nats keeps the sender and the token of its own requests until they are answered (nats.rs
 //! #1617). A request that is abandoned because the connection was lost is never answered, and its
-//! entry would stay as long as the connection. So all answers arrive at one subscription here, and
-//! a task delivers each to the request that waits for it ([`pending`](super::pending)).
+//! entry would exist as long as the client. So all answers arrive at one subscription here, and a
+//! task delivers each answer to its request ([`pending`](super::pending)).
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ impl Requests {
         Ok(())
     }
 
-    /// Sends a write when it has a turn. Writes arrive in the order in which they are sent.
+    /// Sends a write when it is its turn. Writes arrive in the order of their sending.
     pub(super) async fn write(
         &self,
         subject: String,
@@ -139,7 +139,7 @@ async fn route(mut answers: Subscriber, end: EndOnDrop) {
     }
 }
 
-/// Ends the requests, also if the task is dropped with its runtime.
+/// Ends the requests, even if the task is dropped with its runtime.
 struct EndOnDrop {
     table: Arc<PendingRequests>,
     events: LinkEvents,

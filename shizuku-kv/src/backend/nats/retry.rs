@@ -1,4 +1,4 @@
-//! A request that is sent until it is answered, and ends by its deadline (ADR 0059).
+//! A request that is repeated until an answer arrives or the deadline passes (ADR 0059).
 
 use std::time::Duration;
 
@@ -12,24 +12,25 @@ use super::pending::Copies;
 use crate::store::timer::sleep_until;
 use crate::store::{Deadline, KvError, KvResult, backoff, in_runtime};
 
-/// Timeout for the answer to the first copy of a request, before another is sent: an eighth of the
-/// deadline, so that the deadline has room for several.
+/// Returns the timeout for the answer to the first copy of a request, before another is sent. This
+/// is an eighth of the deadline, so that the deadline has room for several copies, from 100 ms to 1
+/// s.
 ///
-/// A stream without a leader never answers a request, not even once it has one (5 to 8 s after a
-/// leader was killed) (ADR 0059).
+/// A stream without a leader never answers a request, even after the next election. An election
+/// takes 5 to 8 s after a leader was killed (ADR 0059).
 pub(super) fn first_patience(deadline: Deadline) -> Duration {
     (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
 
-/// Timeout for the answer to later copies of a request. Jittered, because all clients lost the
-/// leader at the same moment.
+/// Returns the timeouts for the answers to later copies of a request. They are jittered, because
+/// all clients lost the leader at the same time.
 fn later_patience(deadline: Deadline) -> ExponentialBackoff {
     let first = first_patience(deadline) * 2;
     backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
 }
 
-/// Time by which a request outlives its deadline, so that its caller, which knows the key, times
-/// out first.
+/// Time by which a request exceeds its deadline, so that the caller, which knows the key, times out
+/// first.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// Payload with which the server rejects every command of the JetStream API. The rejection shows
@@ -40,11 +41,11 @@ const NOT_A_COMMAND: Bytes = Bytes::from_static(b"?");
 #[derive(Debug)]
 pub(super) enum Answer {
     Message(Message),
-    /// No responders: the stream does not exist, or has no leader at the moment.
+    /// No responders: the stream does not exist, or has no leader now.
     NoResponders,
 }
 
-/// A request in flight, in as many copies as are needed to get an answer. Dropping it abandons the
+/// A request in flight, with as many copies as an answer needs. Dropping the value abandons the
 /// request.
 pub(super) struct Request<'a> {
     link: &'a Link,
@@ -53,7 +54,8 @@ pub(super) struct Request<'a> {
     payload: Bytes,
     deadline: Deadline,
     copies: Copies,
-    /// Its late copy would do harm: no copy is sent while another may be in flight.
+    /// Whether no copy is sent while another may be in flight, because a late copy could undo later
+    /// changes.
     is_single: bool,
 }
 
@@ -72,7 +74,7 @@ impl Link {
 }
 
 impl Request<'_> {
-    /// Sends no second copy while a first may be in flight.
+    /// Sets whether no copy is sent while another may be in flight.
     pub(super) fn single(self, is_single: bool) -> Self {
         Self { is_single, ..self }
     }
@@ -81,14 +83,14 @@ impl Request<'_> {
         self.operation
     }
 
-    /// Lets the next attempt send the request again: the answer shows that the server has rejected
-    /// it.
+    /// Forgets the copies, so that the next attempt sends the request again after the server has
+    /// rejected it.
     pub(super) fn renew(&mut self) {
         self.copies = Copies::default();
     }
 
-    /// Sends copies until one is answered, each after the one before has had a part of the
-    /// deadline.
+    /// Sends copies until one is answered. Each copy has a part of the deadline before the next is
+    /// sent.
     ///
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline passed.
@@ -111,8 +113,8 @@ impl Request<'_> {
         }
     }
 
-    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them.
-    /// Returns `None` if the time has passed.
+    /// Sends one copy, which is repeated if the connection breaks. Waits for an answer to any copy.
+    /// Returns `None` if `patience` has passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
         let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } =
             *self;
@@ -133,7 +135,7 @@ impl Request<'_> {
         };
         let until = |patience| (Instant::now() + patience).min(deadline.instant() + GRACE);
         let mut silence = until(patience);
-        // A copy that checks the right after a crowd of denials, and the turn to send it.
+        // A copy that checks the right after many denials, and the turn to send this copy.
         let (mut check, mut turn) = (Copies::default(), None);
         let (mut crowd, mut sent): (_, Option<Mark>) = (CROWD, None);
         loop {
@@ -141,11 +143,14 @@ impl Request<'_> {
             if link.bound().is_some_and(|bound| payload.len() >= bound) {
                 return Err(link.request_too_large(operation));
             }
-            let is_sent = is_single && sent.is_some();
+            // A copy counts only once the client library has accepted it.
+            let is_sent = is_single && !copies.is_empty();
             if is_sent && sent.is_some_and(|sent| !sent.is_of_connection(mark)) {
                 return Err(broken());
             }
-            sent.get_or_insert(mark);
+            if !is_sent {
+                sent = Some(mark);
+            }
             let ask = async {
                 let subject = subject.to_owned();
                 if turn.is_some() {
@@ -164,10 +169,10 @@ impl Request<'_> {
                 biased;
                 answer = ask => match answer {
                     Ok(Some(answer)) => return received(answer),
-                    // The user has the right, so that the command is answered.
+                    // The user has the right, so that the command will be answered.
                     Ok(None) => (check, turn, crowd) = (Copies::default(), None, u64::MAX),
                     Err(error) => {
-                        return Err(link.not_sent(operation, "the request could not be sent", error));
+                        return Err(link.not_sent(operation, "cannot send the request", error));
                     }
                 },
                 interruption = link.interrupted_within(mark, [subject], crowd) => {
@@ -175,11 +180,11 @@ impl Request<'_> {
                         return Err(denial.error(operation));
                     }
                     if interruption.is_none() {
-                        // The client may not have received the denial, so that silence proves
-                        // nothing before the turn.
+                        // The client may not have received the denial. Until the turn, silence
+                        // therefore proves nothing.
                         drop(turn.take());
                         check = Copies::default();
-                        // Boxed, because it is rare.
+                        // Boxed, because this is rare.
                         let next = Box::pin(async {
                             tokio::select! {
                                 biased;
@@ -198,10 +203,10 @@ impl Request<'_> {
                     if let Some(error) = link.too_long(operation, subject, mark) {
                         return Err(error);
                     }
-                    if is_single {
+                    if is_single && !copies.is_empty() {
                         return Err(broken());
                     }
-                    // No earlier copy can be answered.
+                    // Earlier copies can no longer be answered.
                     (*copies, check, turn) = (Copies::default(), Copies::default(), None);
                 }
                 () = sleep_until(silence) => return Ok(None),
@@ -214,7 +219,7 @@ fn unavailable(operation: &'static str, reason: &str) -> KvError {
     KvError::Unavailable { operation, reason: reason.to_owned(), source: None }
 }
 
-/// Whether no server subscribes to the subject of a request.
+/// Returns whether no server subscribes to the subject of a request.
 pub(super) fn has_no_responders(answer: &Message) -> bool {
     answer.status == Some(StatusCode::NO_RESPONDERS)
 }

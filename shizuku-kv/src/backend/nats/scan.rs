@@ -42,7 +42,7 @@ pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> 
     KvStream::with_progress(scan.into_stream().map(|item| item.map(|message| message.key)))
 }
 
-/// The retained entries of one key.
+/// Returns the retained entries of one key.
 pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
     let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
     (scan.newest, scan.source) = (false, Source::None);
@@ -71,11 +71,10 @@ struct Scan {
     source: Source,
     /// The store that the listing began with.
     incarnation: Option<[u8; 16]>,
-    /// The end of the stream before the consumer was created, and how far the consumer may be
-    /// behind it.
+    /// The last sequence of the stream before the consumer was created, and the consumer's lag.
     bound: u64,
     lag: Lag,
-    /// The newest entry of each key is requested, otherwise all existing entries.
+    /// Whether the newest entry of each key is requested, and not all existing entries.
     newest: bool,
     /// Subjects that were delivered.
     delivered: Subjects,
@@ -89,10 +88,10 @@ struct Scan {
 
 /// The next messages come from here.
 enum Source {
-    /// A consumer that is still to be created.
+    /// The consumer to be created.
     None,
     Consumer(Box<OrderedConsumer>),
-    /// The list of subjects, in progress.
+    /// A request for the list of subjects, in progress.
     Names(Listing),
     /// Reads by name: the keys that are left, and messages that were read.
     Keys(Vec<Key>, Vec<StreamMessage>),
@@ -289,7 +288,7 @@ impl Scan {
         Ok(Step::Nothing)
     }
 
-    /// Has the consumer recreated, after a pause.
+    /// Discards the consumer, which is recreated after a pause.
     async fn restart(&mut self) {
         self.source = Source::None;
         let pause = self.pauses.next().unwrap_or_default();
@@ -345,7 +344,7 @@ impl Scan {
         Ok(true)
     }
 
-    /// Reads by name from now on the keys that have not been delivered yet.
+    /// Ends the consumer, and reads the keys that have not been delivered yet by name.
     fn read_rest(&mut self) {
         self.source = Source::Names(Listing::new(&self.spec.filters));
     }
@@ -390,7 +389,7 @@ impl Scan {
         Ok(!is_other && !last.is_lost(core, operation, deadline).await?)
     }
 
-    /// Creates the consumer, or another one that resumes after the last message.
+    /// Creates the first consumer, or another one that resumes after the last message.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
@@ -426,7 +425,8 @@ impl Scan {
                         && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
-                        // The store can have been recreated between the look and the consumer.
+                        // The store may have been recreated between the stream information and the
+                        // consumer.
                         self.check_store(&self.core.info(self.operation, deadline).await?)?;
                     }
                     self.lag = consumer.lag(&info);

@@ -44,8 +44,8 @@ impl Trouble {
         Self { reason: reason.into(), is_about_credentials }
     }
 
-    /// Returns the trouble of a failed attempt, from the client's error. Rephrases it if it is
-    /// about credentials.
+    /// Returns the trouble of a failed attempt, from the client's error. An error about credentials
+    /// is rephrased.
     pub(super) fn of_attempt(error: &str) -> Self {
         let rejection = credentials_error(error);
         let reason = match (error.split_once("failed signing nonce: "), rejection) {
@@ -67,7 +67,7 @@ impl Trouble {
     }
 }
 
-/// The remedy if credentials are rejected that a server has accepted before.
+/// The remedy for the rejection of credentials that a server has accepted before.
 const RENEW: &str = "renew them, or restore the user on the server";
 
 pub(super) const VIOLATION: &str = "authorization violation";
@@ -86,7 +86,8 @@ pub(super) fn credentials_error(text: &str) -> Option<&'static str> {
     .find(|words| text.contains(words))
 }
 
-/// Returns the words of a rejection in brackets, if they say more than that there is one.
+/// Returns the words of a rejection in brackets. Returns an empty text if they add nothing to
+/// "rejected".
 pub(super) fn details_of(rejection: &str) -> String {
     if rejection == VIOLATION { String::new() } else { format!(" ({rejection})") }
 }
@@ -95,7 +96,7 @@ fn is_about_credentials(text: &str) -> bool {
     credentials_error(text).is_some()
 }
 
-/// Whether the server closes the connection after this error.
+/// Returns whether the server closes the connection after this error.
 pub(super) fn ends_the_connection(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     is_about_credentials(text)

@@ -35,7 +35,7 @@ impl Session {
 
     /// Records the task that sends the requests, which ends with the session.
     pub(super) fn set_task(&self, task: AbortHandle) {
-        // It is started once.
+        // The task is started once.
         let _ = self.task.set(task);
     }
 

@@ -16,45 +16,45 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 /// Another client or an operator may change them while handles are open.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    /// The server's clock when it answered.
+    /// The server's time of the answer.
     pub(super) as_of: SystemTime,
-    /// When the answer arrived.
+    /// Time at which the answer arrived.
     learned: Instant,
-    /// Distinguishes the stream from an earlier one of the same name.
+    /// Creation time, which distinguishes the stream from an earlier one of the same name.
     pub(super) created: SystemTime,
-    /// The same, as in cursors.
+    /// Incarnation of the stream, as in cursors.
     pub(super) incarnation: [u8; 16],
     /// The last sequence of the stream.
     pub(super) end: u64,
-    /// Server's time of the message there.
+    /// Server's time of the message at the last sequence.
     pub(super) end_time: SystemTime,
     pub(super) history: u8,
-    /// Whether the server counts a message that replaces a value together with that value: with a
-    /// history it keeps both, and from 2.12 on replicas count first and replace afterwards.
+    /// Whether the server counts a message that replaces a value in addition to that value. With a
+    /// history the stream keeps both. From 2.12 on, replicas count first and replace afterwards.
     pub(super) counts_replaced: bool,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
-    /// Whether values can have times to live. Settings that are not those of a [`Bucket`] do not
-    /// know of its handle's request.
+    /// Whether values can have times to live. Only the settings of a [`Bucket`] include the request
+    /// of its handle.
     pub(super) key_ttl: bool,
-    /// Whether they can have them if the handle asks.
+    /// Whether values can have times to live if the handle requests them.
     offers_ttl: bool,
     pub(super) expiry_events: bool,
     pub(super) loses_newest: bool,
     pub(super) max_age: Option<Duration>,
-    /// The time to live of a tombstone that we write; `None` if it stays for ever.
+    /// The time to live of a tombstone that this client writes. `None` if such a tombstone stays
+    /// forever.
     ///
-    /// Its end must not bring back an older value, with or without a crash. So it needs a history
-    /// of 1, and markers: without them a server that is killed afterwards brings back the deleted
-    /// value (nats-server #8505, ADR 0061).
+    /// The expiry of a tombstone must not restore an older value, with or without a crash. So a
+    /// history of 1 and markers are required: without markers, a server that is killed afterwards
+    /// restores the deleted value (nats-server #8505, ADR 0061).
     pub(super) tombstone_ttl: Option<Duration>,
     pub(super) tombstone_life: Option<Duration>,
     /// Whether other clients can write tombstones with a time to live whose end leaves no marker.
     pub(super) tombstones_vanish: bool,
     /// No cursor before this stream sequence can be honoured.
     pub(super) cursors_from: u64,
-    /// Longest time that the stream allows a consumer without a request; `None` if it sets no
-    /// limit.
+    /// Maximum time that the stream allows a consumer without a request. `None` without a limit.
     max_inactive: Option<Duration>,
 }
 
@@ -65,7 +65,7 @@ impl StreamInfo {
     }
 }
 
-/// Whether tombstones live longer than before.
+/// Returns whether tombstones live longer than before.
 pub(super) fn lives_longer(before: Option<Duration>, after: Option<Duration>) -> bool {
     before.is_some_and(|before| after.is_none_or(|after| after > before))
 }
@@ -86,13 +86,13 @@ impl Settings {
             counts_replaced: history != 1 || info.number("num_replicas") > 1,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
-            // With a longer history the value before would come back when the newest expires
+            // With a longer history, the previous value would be restored when the newest expires
             // (ADR-48).
             key_ttl: asks_for_ttl(&info.config) == Some(true) && history == 1,
             offers_ttl: marker_ttl.is_some() && history == 1,
-            // With a longer history, a value of another client that has a time to live ends without
-            // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
-            // age.
+            // With a longer history, a value of another client with a time to live expires without
+            // a marker. The previous value is then restored (ADR-48). Markers still report the
+            // maximum age.
             expiry_events: marker_ttl.is_some()
                 && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
@@ -110,29 +110,30 @@ impl Settings {
         }
     }
 
-    /// These settings for a handle that asks for times to live, or does not.
+    /// Returns the settings for a handle, which may request times to live.
     pub(super) fn for_handle(mut self, asks_for_ttl: bool) -> Self {
         self.key_ttl |= asks_for_ttl && self.offers_ttl;
         self
     }
 
-    /// The reason that single keys cannot have times to live, and the way out.
+    /// Returns the reason why single keys cannot have times to live, and the remedy.
     pub(super) fn ttl_fault(&self) -> String {
         ttl_fault(Some(self.history))
     }
 
-    /// How long a consumer can be without a request: `wanted`, or as long as the stream allows.
+    /// Returns the time for which a consumer can be without a request: `wanted`, or the limit of
+    /// the stream if that is less.
     pub(super) fn longest_inactive(&self, wanted: Duration) -> Duration {
         self.max_inactive.map_or(wanted, |most| most.min(wanted))
     }
 
-    /// Age of these settings: the time since the server reported them.
+    /// Returns the age of these settings: the time since the server reported them.
     pub(super) fn age(&self) -> Duration {
         self.learned.elapsed()
     }
 
-    /// Whether fencing tokens are sure to stay and have room, beside an operation id: without that
-    /// a lost acknowledgement could not be told from a lost lock.
+    /// Returns whether fencing tokens are sure to stay, and have room beside an operation id.
+    /// Without the id, a lost acknowledgement could not be distinguished from a lost lock.
     pub(super) fn keeps_fences(&self) -> bool {
         self.max_message_size.is_none_or(|size| size > HEADER_RESERVE) && !self.loses_newest
     }
@@ -151,19 +152,20 @@ impl Settings {
         })
     }
 
-    /// Whether the newest message of a key may be removed without a request of a client.
+    /// Returns whether the newest message of a key may be removed without a request of a client.
     pub(super) fn forgets_newest(&self) -> bool {
         self.loses_newest || self.tombstone_life.is_some()
     }
 
-    /// The largest value that fits, where a message may have `max_payload` bytes. The store's own
-    /// limit leaves no room for headers: other clients set, and fill, the same number.
+    /// Returns the maximum size of a value, if a message may have `max_payload` bytes. No room for
+    /// headers is subtracted from the store's own limit, because other clients set and use the same
+    /// number.
     pub(super) fn max_value_size(&self, max_payload: usize) -> usize {
         let most = max_payload.saturating_sub(HEADER_RESERVE);
         self.max_message_size.map_or(most, |size| size.min(most))
     }
 
-    /// The largest message, headers included.
+    /// Returns the maximum size of a message, headers included.
     pub(super) fn max_message_size(&self, max_payload: usize) -> usize {
         self.max_message_size.map_or(max_payload, |size| size.min(max_payload))
     }

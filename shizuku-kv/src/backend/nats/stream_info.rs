@@ -9,13 +9,13 @@ use super::shape;
 use super::wire::parse_time;
 use crate::store::{StorageType, StoreConfig};
 
-/// Metadata in which we note that times to live were requested, in buckets with a maximum age:
-/// their markers need the same switches of the server. A bucket without such a request has no note,
-/// so that other clients can create the same one (ADR-0073).
+/// Name of the metadata that records a request for times to live, in buckets with a maximum age.
+/// The markers of both need the same settings of the server. A bucket without such a request has no
+/// such metadata, so that other clients can create an identical one (ADR 0073).
 pub(super) const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
 
-/// Metadata in which we note the stream sequence before which no cursor can be honoured, because
-/// tombstones lived shorter at that time than the settings show.
+/// Name of the metadata that records the first stream sequence of valid cursors. Before it,
+/// tombstones had a shorter lifetime than the settings show.
 pub(super) const CURSORS_NOTE: &str = "shizuku-kv.cursors-from";
 
 /// The server's description of a stream.
@@ -26,7 +26,7 @@ pub(super) struct StreamInfo {
     state: StreamState,
     #[serde(default)]
     cluster: Option<Cluster>,
-    /// The server's clock; absent before 2.10.
+    /// The server's time of the answer. Absent before 2.10.
     #[serde(default)]
     ts: String,
 }
@@ -61,58 +61,59 @@ impl StreamInfo {
         self.state.last_seq
     }
 
-    /// Number of messages in the stream.
+    /// Returns the number of messages in the stream.
     pub(super) fn messages(&self) -> u64 {
         self.state.messages
     }
 
-    /// Number of subjects with a message.
+    /// Returns the number of subjects with a message.
     pub(super) fn subjects(&self) -> u64 {
         self.state.num_subjects
     }
 
-    /// Whether the newest message of a key can be removed alone, so that an older one becomes the
-    /// newest: because it has a time to live of its own, or because an operator may delete it.
+    /// Returns whether the newest message of a key can be removed alone, so that an older one
+    /// becomes the newest. The cause is the message's own time to live, or a deletion by an
+    /// operator.
     pub(super) fn reverts(&self) -> bool {
         self.number("max_msgs_per_subject") != 1
             && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }
 
-    /// Returns the setting because of which the stream takes no writes of store `name`, with the
-    /// way out; `None` if it takes them.
+    /// Returns the setting that prevents writes to store `name`, with the remedy. Returns `None` if
+    /// the stream accepts writes.
     pub(super) fn takes_no_writes(&self, name: &str) -> Option<String> {
         shape::takes_no_writes(name, &self.config)
     }
 
-    /// The name of the stream.
+    /// Returns the name of the stream.
     pub(super) fn name(&self) -> &str {
         self.config.get("name").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The server that answered, which leads the stream.
+    /// Returns the server that answered, which is the leader of the stream.
     pub(super) fn leader(&self) -> Option<&str> {
         self.cluster.as_ref()?.leader.as_deref()
     }
 
-    /// How long the server that answered has led the stream, by its own clock; `None` if it does
-    /// not tell.
+    /// Returns the time for which the answering server has led the stream, by its own clock.
+    /// Returns `None` if the answer lacks it.
     pub(super) fn led_for(&self) -> Option<Duration> {
         let since = parse_time(self.cluster.as_ref()?.leader_since.as_deref()?);
         self.now().duration_since(since).ok()
     }
 
-    /// When the last message was taken, by the server's clock.
+    /// Returns the time of the last message, by the server's clock.
     pub(super) fn last_time(&self) -> SystemTime {
         parse_time(&self.state.last_ts)
     }
 
-    /// The server's clock when it answered.
+    /// Returns the server's time of the answer.
     pub(super) fn now(&self) -> SystemTime {
         parse_time(&self.ts)
     }
 
-    /// Identifies the stream among all others, and among earlier ones of the same name: by the time
-    /// of its creation, to the nanosecond, and its name.
+    /// Returns the incarnation, which no other stream has, nor an earlier one of the same name. It
+    /// is computed from the creation time, to the nanosecond, and the name.
     pub(super) fn incarnation(&self, stream: &str) -> [u8; 16] {
         let nanos = parse_time(&self.created)
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -124,7 +125,7 @@ impl StreamInfo {
         incarnation
     }
 
-    /// Whether every message since the first one still exists.
+    /// Returns whether every message since the first one still exists.
     pub(super) fn is_gapless(&self) -> bool {
         self.state.messages == (self.state.last_seq + 1).saturating_sub(self.state.first_seq)
     }
@@ -141,7 +142,7 @@ impl StreamInfo {
         duration(&self.config, field)
     }
 
-    /// Whether the newest message of a key may be removed without anybody having asked for it.
+    /// Returns whether the newest message of a key may be removed without a request of a client.
     pub(super) fn loses_newest(&self) -> bool {
         let is_limited = |field| self.number(field) > 0;
         let evicts = self.config.get("discard").and_then(Value::as_str) != Some("new");
@@ -159,7 +160,7 @@ impl StreamInfo {
         config.description = Some(
             self.config.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
         );
-        // Others may keep more versions than can be asked for here, or all of them.
+        // Other clients may keep more versions than can be requested here, or all of them.
         let history = positive("max_msgs_per_subject").unwrap_or(u64::MAX);
         config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
         config.max_value_size = Some(self.max_message_size());
@@ -191,13 +192,14 @@ pub(super) fn note<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
     config.get("metadata")?.get(name)?.as_str()
 }
 
-/// Lifetime of the markers that the server leaves.
+/// Returns the lifetime of the markers that the server writes.
 pub(super) fn marker_ttl(config: &Value) -> Option<Duration> {
     duration(config, "subject_delete_marker_ttl").filter(|_| flag(config, "allow_msg_ttl"))
 }
 
-/// Whether the stream was created for times to live. `None` if that is unknown: a maximum age needs
-/// the same switches for its markers, and only a request for times to live is noted.
+/// Returns whether the stream was created for times to live. Returns `None` if that is unknown. A
+/// maximum age needs the same settings for its markers, and only a request for times to live is
+/// recorded.
 pub(super) fn asks_for_ttl(config: &Value) -> Option<bool> {
     if marker_ttl(config).is_none() {
         return Some(false);
@@ -209,8 +211,8 @@ pub(super) fn asks_for_ttl(config: &Value) -> Option<bool> {
     }
 }
 
-/// Guaranteed lifetime of a tombstone; `None` if it stays for ever. The markers' time to live
-/// limits markers and our own tombstones, the bucket's maximum age the others.
+/// Returns the guaranteed lifetime of a tombstone. Returns `None` if it stays forever. The markers'
+/// time to live limits markers and our own tombstones, the bucket's maximum age the others.
 pub(super) fn tombstone_life(config: &Value) -> Option<Duration> {
     [marker_ttl(config), duration(config, "max_age")].into_iter().flatten().min()
 }

@@ -24,8 +24,8 @@ use crate::store::{
     check_store_name,
 };
 
-/// How long a deletion that the server made (an expired value) is kept as a marker, in buckets
-/// where values expire. Long enough for a watch or a replica to come back and see it.
+/// Lifetime of the marker that the server writes for an expired value. It is long enough for a
+/// watch or a replica to reconnect and receive the marker.
 const MARKER_TTL: Duration = Duration::from_secs(3600);
 
 /// Requests the server's description of the bucket's stream.
@@ -39,7 +39,7 @@ pub(super) async fn info(
     described.map_err(|error| error.into_error(operation, name))
 }
 
-/// The same, with the server's own error.
+/// Like [`info`], with the server's own error.
 pub(super) async fn described(
     link: &Link,
     operation: &'static str,
@@ -50,7 +50,7 @@ pub(super) async fn described(
     link.api(operation, &subject, &json!({}), deadline).await
 }
 
-/// Opens a bucket. Creates it if it does not exist, and changes it if that was requested.
+/// Opens a bucket. Creates a missing one, and changes an existing one if that was requested.
 pub(super) async fn open(
     link: &Link,
     operation: &'static str,
@@ -74,8 +74,8 @@ pub(super) async fn open(
             Err(KvError::StoreNotFound { .. }) if !config.must_exist => {
                 match create(link, operation, name, config, deadline).await? {
                     Some(created) => return Ok(Bucket::new(name, &created, config)),
-                    // Another client was faster, so that its stream is read. The stream can be gone
-                    // again, or be known to one server of a cluster only.
+                    // Another client was faster, so that its stream is read. The stream may already
+                    // be deleted again, or be known to one server of a cluster only.
                     None => {
                         pause(&mut pauses, operation, name, deadline).await?;
                         continue;
@@ -106,7 +106,7 @@ pub(super) async fn open(
 fn differences(wanted: &StoreConfig, found: &StreamInfo) -> Vec<ConfigDifference> {
     let mut config = found.store_config();
     if asks_for_ttl(&found.config).is_none() {
-        // An unknown setting is not a difference, unless `reconcile` is to make it known.
+        // An unknown setting is not a difference, unless `reconcile` was requested.
         let is_lacking = wanted.reconcile || config.history != Some(1);
         config.key_ttl = wanted.key_ttl.map(|asked| asked && !is_lacking);
     }
@@ -150,8 +150,8 @@ async fn update(
     deadline: Deadline,
 ) -> KvResult<StreamInfo> {
     if config.key_ttl == Some(true) || config.history.is_some() {
-        // Checked together with the existing settings. A longer history of another client is not a
-        // reason to reject another change.
+        // The change is checked together with the existing settings. A longer history of another
+        // client is not a reason to reject another change.
         let mut merged = config.clone();
         merged.history = merged.history.or(found.store_config().history);
         let asks = asks_for_ttl(&found.config).filter(|_| found.store_config().history == Some(1));
@@ -159,9 +159,10 @@ async fn update(
         merged.validate()?;
     }
     let mut stream = found.config.clone();
-    // Only what was asked for is changed, so that what other clients set stays as it is.
+    // Only requested settings are changed, so that those of other clients stay.
     apply(link, &mut stream, config);
-    // If tombstones live longer from now on, the settings no longer show which ones expired before.
+    // If the lifetime of tombstones becomes longer, the settings no longer show which tombstones
+    // expired before.
     if lives_longer(tombstone_life(&found.config), tombstone_life(&stream)) {
         stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
     }
@@ -175,7 +176,7 @@ async fn update(
         Ok(changed) => Ok(changed),
         Err(error) if error.err_code == ApiError::STREAM_UPDATE_REJECTED => {
             let differences = differences(config, &found);
-            tracing::debug!(reason = %error.description, "server rejected a change of the stream");
+            tracing::debug!(reason = %error.description, "cannot change the stream as requested");
             Err(KvError::ConfigMismatch { store: name.to_owned(), differences })
         }
         Err(error) => Err(error.into_error(operation, name)),
@@ -211,8 +212,8 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     if let Some(age) = config.max_age.flatten()
         && let Some(window) = stream.get("duplicate_window").and_then(Value::as_u64)
     {
-        // The server rejects a window for duplicates beyond the maximum age. Of a new stream it
-        // chooses the window, so that it is the same as for other clients.
+        // The server rejects a window for duplicates beyond the maximum age. For a new stream the
+        // server chooses the window, so that the stream is the same as those of other clients.
         stream["duplicate_window"] = json!(window.min(nanos(age)));
     }
     if (config.key_ttl.is_some() || config.max_age.is_some()) && link.server_is_at_least(2, 11) {
@@ -220,19 +221,19 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     }
 }
 
-/// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is
-/// whether times to live are requested, or `None` if that is unknown.
+/// Makes the server write markers if values expire, so that watches receive the expiry. `key_ttl`
+/// is whether times to live are requested, or `None` if that is unknown.
 fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
     let ages = duration(stream, "max_age").is_some();
     if ages || key_ttl != Some(false) {
         stream["allow_msg_ttl"] = json!(true);
-        // How long others keep theirs is their choice.
+        // The lifetime that another client has set is not changed.
         if duration(stream, "subject_delete_marker_ttl").is_none() {
             stream["subject_delete_marker_ttl"] =
                 json!(u64::try_from(MARKER_TTL.as_nanos()).unwrap_or(u64::MAX));
         }
     } else if stream.get("subject_delete_marker_ttl").is_some() {
-        // The server does not let `allow_msg_ttl` be turned off.
+        // The server rejects turning `allow_msg_ttl` off.
         stream["subject_delete_marker_ttl"] = json!(0);
     }
     if ages && key_ttl == Some(true) {
@@ -259,9 +260,9 @@ pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvRes
     }
 }
 
-/// The answer to a command for a stream. It is sent once, because a late copy could undo changes
-/// that others made meanwhile. If no answer arrives, the stream shows whether the command was
-/// executed.
+/// Returns the answer to a command for a stream. The command is sent once, because a late copy
+/// could undo changes that others made meanwhile. If no answer arrives, the stream shows whether
+/// the command was executed.
 async fn execute_once<T>(
     link: &Link,
     operation: &'static str,
@@ -290,7 +291,7 @@ async fn execute_once<T>(
     }
 }
 
-/// A round trip to JetStream.
+/// Makes a round trip to JetStream.
 pub(super) async fn probe(
     link: &Link,
     operation: &'static str,
@@ -302,7 +303,7 @@ pub(super) async fn probe(
     }
 }
 
-/// Waits a little before another look at a stream that another client has just created.
+/// Waits for a short time before another read of a stream that another client has just created.
 async fn pause(
     pauses: &mut impl Iterator<Item = Duration>,
     operation: &'static str,
@@ -337,7 +338,7 @@ struct Listed {
 }
 
 impl Listed {
-    /// The name of the store, if `store` opens it.
+    /// Returns the name of the store, if `store` can open it.
     fn store(&self) -> Option<String> {
         let name = self.config.get("name")?.as_str()?.strip_prefix("KV_")?;
         (check_store_name(name).is_ok() && shape::fault(name, &self.config).is_none())
@@ -345,7 +346,7 @@ impl Listed {
     }
 }
 
-/// The names of the buckets that can be opened, page by page.
+/// Returns the names of the buckets that can be opened, page by page.
 pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
     const OPERATION: &str = "list_stores";
     let pages = futures_util::stream::try_unfold(Some(0), move |offset| {
@@ -354,7 +355,8 @@ pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
             let Some(offset) = offset else { return Ok(None) };
             let query = json!({ "offset": offset, "subject": "$KV.*.>" });
             let deadline = Deadline::after(deadline);
-            // The configurations, because not every stream with such a name can be opened.
+            // The configurations are requested, because not every stream with such a name can be
+            // opened.
             let page = link.api::<Page>(OPERATION, "STREAM.LIST", &query, deadline).await?;
             let Page { total, streams } = page.map_err(|e| e.into_error(OPERATION, ""))?;
             let streams = streams.unwrap_or_default();
@@ -388,11 +390,11 @@ mod tests {
         assert_eq!(with(HOUR, 0, Value::Null), Some(true));
         assert_eq!(with(0, 0, Value::Null), Some(false));
         assert_eq!(with(0, HOUR, Value::Null), Some(false));
-        // Unknown for another client's bucket.
+        // For another client's bucket, the request is unknown.
         assert_eq!(with(HOUR, HOUR, Value::Null), None);
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "true" })), Some(true));
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "false" })), Some(false));
-        // Without an age the note means nothing.
+        // Without a maximum age the metadata has no effect.
         assert_eq!(with(HOUR, 0, json!({ KEY_TTL_NOTE: "false" })), Some(true));
         assert_eq!(asks_for_ttl(&json!({ "subject_delete_marker_ttl": HOUR })), Some(false));
     }
@@ -405,7 +407,7 @@ mod tests {
         assert_eq!(tombstone_life(&stream), Some(MARKER_TTL));
         apply_expiry(&mut stream, Some(true));
         assert_eq!(asks_for_ttl(&stream), Some(true));
-        // The age is removed, and times to live stay.
+        // The maximum age is removed, and times to live stay.
         stream["max_age"] = json!(0);
         let asked = asks_for_ttl(&stream);
         apply_expiry(&mut stream, asked);

@@ -44,9 +44,8 @@ const ALIASES: [(&str, &str); 10] = [
 ];
 
 impl NatsConnectionConfig {
-    /// The configuration that a URL says:
-    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to
-    /// insist on TLS.
+    /// Parses a URL: `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`,
+    /// or `tls://` to insist on TLS.
     ///
     /// Options: `domain` and `api_prefix` (see [`domain`](Self::domain()) and
     /// [`api_prefix`](Self::api_prefix())), `creds` (a credentials file), `nkey` (a file with an
@@ -55,7 +54,7 @@ impl NatsConnectionConfig {
     /// percent-decoded.
     ///
     /// # Errors
-    /// [`KvError::InvalidUrl`], which says what is wrong and never repeats the userinfo.
+    /// Returns [`KvError::InvalidUrl`], which names the fault and never repeats the userinfo.
     pub fn from_url(url: &str) -> Result<Self, KvError> {
         parse(url)
     }
@@ -374,7 +373,7 @@ fn apply_options(
     match (certificate, key) {
         (Some(certificate), Some(key)) => config.tls.client_certificate = Some((certificate, key)),
         (None, None) => {}
-        _ => return reject("options \"tls_cert\" and \"tls_key\" are only useful together"),
+        _ => return reject("options \"tls_cert\" and \"tls_key\" need each other; give both"),
     }
     Ok(())
 }
@@ -489,7 +488,7 @@ mod tests {
             ("nats://u:hunter2@h?name", "no value"),
             ("nats://u:hunter2@h?name=a&name=b", "twice"),
             ("nats://u:hunter2@h?deadline_ms=0", "milliseconds"),
-            ("nats://u:hunter2@h?tls_cert=a", "together"),
+            ("nats://u:hunter2@h?tls_cert=a", "need each other"),
             ("nats://u:hunter2@h?inbox_prefix=", "empty"),
             ("nats://u:hunter2@h?inbox_prefix=_INBOX_app.%3E", "wildcard"),
             ("nats://u:hunter2@h?inbox_prefix=$KV.b", "begin with $"),

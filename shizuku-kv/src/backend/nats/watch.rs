@@ -1,8 +1,8 @@
 //! Watches: a state machine that reads from an ordered consumer, and recreates a lost one.
 //!
-//! It runs in the task of its reader, so that dropping a watch ends everything: the `Drop` of the
-//! consumer deletes it on the server. A reader that does not poll requests no more messages than
-//! the first request contains, so that memory stays bounded.
+//! A watch runs in the task of its reader. Dropping the watch therefore ends everything: the `Drop`
+//! of the consumer deletes the consumer on the server. A reader that does not poll requests no more
+//! messages than the first request contains, so that memory stays bounded.
 //!
 //! `opening` creates the consumers, `delivery` handles the messages, and `comparison` compares an
 //! idle watch with the leader.
@@ -43,8 +43,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of checking why there is no connection.
 const CONNECTION_CHECK: Duration = Duration::from_secs(1);
 
-/// The pauses between attempts. Jittered, because all other watches lost their consumer at the same
-/// moment.
+/// Returns the pauses between attempts. They are jittered, because all other watches lost their
+/// consumer at the same time.
 fn pauses() -> ExponentialBackoff {
     backoff(Duration::from_millis(50), Duration::from_secs(10))
 }
@@ -72,14 +72,14 @@ impl KvWatcher for NatsStore {
 /// Phase of a watch.
 #[derive(Debug)]
 enum State {
-    /// There is no consumer: the watch is new, or its consumer was lost. Waits until the connection
+    /// No consumer exists: the watch is new, or its consumer was lost. Waits until the connection
     /// is up and the pause has passed, then creates a consumer at the position of the watch.
     /// Becomes `Reading`. Stays, with a longer pause, if that fails. Becomes `Ended` if the store
     /// is gone or the watch cannot resume without a gap.
     Starting { pause: Duration },
     /// Waits for the consumer. Becomes `Starting` if the consumer is lost.
     Reading(Box<OrderedConsumer>),
-    /// Nothing follows.
+    /// No item follows.
     Ended,
 }
 
@@ -89,13 +89,13 @@ type Item = (KvUpdate, WatchCursor);
 #[derive(Clone, Copy, Debug)]
 struct Floor {
     sequence: u64,
-    /// Server's time of the message there.
+    /// Server's time of the message at `sequence`.
     time: SystemTime,
-    /// Server's time when it reported the end.
+    /// Server's time of that report.
     told: SystemTime,
     is_empty: bool,
-    /// The first consumer was created after this end was reported, or nothing was written between
-    /// the two. So a complete state includes every message in scope up to here.
+    /// Whether the first consumer was created after this report, or nothing was written between the
+    /// two. If so, a complete state includes every message in scope up to `sequence`.
     is_covered: bool,
 }
 
@@ -105,40 +105,43 @@ struct NatsWatch {
     scope: WatchScope,
     filters: Vec<String>,
     state: State,
-    /// `None` after a sign of life: the next loss is a new one.
+    /// `None` after a sign of life, so that the next loss begins with the first pause.
     pauses: Option<ExponentialBackoff>,
-    /// Names the consumers of this watch, with the number of those that were created.
+    /// Part of the names of this watch's consumers, with the number of created consumers.
     id: String,
     consumers: u64,
-    /// Incarnation of the store, from the cursor or from the first look at the stream.
+    /// Incarnation of the store, from the cursor or from the first stream information.
     incarnation: Option<[u8; 16]>,
-    /// Every message in scope up to this stream sequence has been delivered.
+    /// Stream sequence up to which every message in scope has been delivered.
     position: u64,
     /// Server's time of the message at the position.
     as_of: SystemTime,
     /// The last message delivered, in scope or not. The position may be behind it.
     last: Option<Last>,
-    /// Nothing is known to the reader: the watch begins with the newest value of each key.
+    /// Whether the watch begins with the newest value of each key, because nothing was delivered
+    /// yet.
     from_state: bool,
-    /// The cursor of the user has not been checked yet.
+    /// Whether the cursor of the user has not been checked yet.
     unchecked_cursor: bool,
     /// The end of the stream when the watch began.
     floor: Option<Floor>,
     /// `None` once the watch has caught up.
     state_sync: Option<StateSync>,
-    /// The server may have made a list for the present consumer, in which the consumer may stop.
+    /// Whether the server may have made a list for the present consumer, in which the consumer may
+    /// stop.
     has_list: bool,
     caught_up: bool,
     /// The state that was read by name and not delivered yet, the newest message first.
     initial: Vec<StreamMessage>,
-    queued: Option<Item>,
+    /// The state is complete, and the caught-up marker follows the delivered items.
+    is_marker_due: bool,
     /// Number of heartbeats in a row since the watch has caught up.
     quiet: u32,
-    /// As of the last heartbeat, the leader has a newer message than the ones delivered.
+    /// Whether the leader had a newer message than the delivered ones at the last heartbeat.
     missing: bool,
-    /// Last moment at which the watch received a message of that moment.
+    /// Time at which the watch last received a message directly after its arrival.
     current: SuspendAwareInstant,
-    /// A reading of the server's clock, and the moment of that reading.
+    /// A reading of the server's clock, and the local time of that reading.
     clock: Option<(SystemTime, SuspendAwareInstant)>,
     /// Time for which the lost consumer had received no request for messages.
     unasked: Duration,
@@ -148,15 +151,15 @@ struct NatsWatch {
     asked: Option<SuspendAwareInstant>,
     /// Keys whose deletion was delivered to the reader.
     deleted: Deleted,
-    /// All tombstones in scope were delivered, because the watch began with the state.
+    /// Whether all tombstones in scope were delivered, because the watch began with the state.
     knows_tombstones: bool,
-    /// The figures of the stream at the last comparison, and the moment of that.
+    /// The figures of the stream at the last comparison, and the time of that comparison.
     census: Option<Census>,
     compared: SuspendAwareInstant,
-    /// When the watch began, the store lost entries by its own settings, without a message to any
-    /// watch.
+    /// Whether, at the start of the watch, the settings let the store lose entries without a
+    /// message to any watch.
     is_silent: bool,
-    /// The connection state that the reader sees.
+    /// The connection state, for the reader.
     link: tokio::sync::watch::Sender<WatchLink>,
 }
 
@@ -181,7 +184,7 @@ impl NatsWatch {
             has_list: false,
             caught_up: false,
             initial: Vec::new(),
-            queued: None,
+            is_marker_due: false,
             quiet: 0,
             missing: false,
             current: SuspendAwareInstant::now(),
@@ -209,8 +212,8 @@ impl NatsWatch {
                 Err(error) => error,
             };
             let pause = self.pause();
-            // Without time for an answer the attempt would end in a timeout, which says less than
-            // this error.
+            // Without time for an answer, another attempt would end in a timeout, which is less
+            // specific than this error.
             if !error.is_retryable() || deadline.remaining() <= pause + deadline.limit() / 8 {
                 return Err(error);
             }
@@ -230,8 +233,8 @@ impl NatsWatch {
                 }
                 continue;
             }
-            if let Some(item) = self.queued.take() {
-                return Some(Ok(item));
+            if std::mem::take(&mut self.is_marker_due) {
+                return Some(Ok(Box::pin(self.catch_up()).await));
             }
             let step = match &mut self.state {
                 State::Ended => return None,
@@ -245,8 +248,8 @@ impl NatsWatch {
                         self.state = State::Starting { pause: self.pause() };
                         Ok(None)
                     }
-                    // A replica that is behind begins at its own end, which is before the requested
-                    // position.
+                    // A consumer on a replica that is behind begins at the end of that replica,
+                    // which is before the requested position.
                     Delivery::Message(_, place) if place.stream_sequence <= self.position => {
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
@@ -283,11 +286,10 @@ impl NatsWatch {
     /// # Errors
     /// Returns errors that end the watch.
     async fn restart(&mut self, pause: Duration) -> KvResult<Option<Item>> {
-        // The pause comes after the connection. Otherwise all watches would start at the moment
-        // when it is back.
+        // The pause follows the reconnect. Otherwise all watches would start at the same time.
         match self.core.link.up(OPERATION, Deadline::after(CONNECTION_CHECK)).await {
             Err(error) if ends_a_watch(&error) => return Err(error),
-            // At once, unlike an error of a connection that is down.
+            // This error is returned at once, unlike that of a connection that is down.
             Err(error @ KvError::LimitReached { .. }) => {
                 self.cut_off(&error.to_string());
                 let pause = self.pause();
@@ -306,7 +308,7 @@ impl NatsWatch {
             Ok(consumer) => self.read_from(consumer),
             Err(error) if ends_a_watch(&error) => return Err(error),
             Err(error) => {
-                tracing::warn!(store = %self.core.bucket.name, %error, "cannot resume a watch yet");
+                tracing::warn!(store = %self.core.bucket.name, %error, "cannot resume a watch, retrying");
                 self.cut_off(&error.to_string());
                 self.state = State::Starting { pause: self.pause() };
             }
@@ -319,7 +321,8 @@ impl NatsWatch {
         self.state = State::Reading(Box::new(consumer));
     }
 
-    /// Reports to the reader that the watch is down, since when, and the newest reason.
+    /// Reports to the reader that the watch is down, with the time of the loss and the newest
+    /// reason.
     fn cut_off(&self, reason: &str) {
         self.link.send_if_modified(|link| {
             let since = match link {
@@ -337,8 +340,8 @@ impl NatsWatch {
         self.pauses.get_or_insert_with(pauses).next().unwrap_or_default()
     }
 
-    /// Records a sign of life, and returns the present moment. A message that was not waited for
-    /// says nothing about this moment.
+    /// Records a sign of life, and returns the current time. A message is only `fresh` if the
+    /// reader waited for its arrival.
     fn alive(&mut self, fresh: bool) -> SuspendAwareInstant {
         let now = SuspendAwareInstant::now();
         if fresh {
@@ -360,8 +363,8 @@ impl NatsWatch {
 /// Reason of a loss if no messages were requested for longer than a tombstone lives.
 const NOT_ASKED: &str = "the reader requested no messages for longer than a deletion is kept";
 
-/// Returns the next event of the consumer, unless a tombstone can have been written and removed
-/// while no messages were requested. Then the watch has to prove that it can resume.
+/// Returns the next event of the consumer, or a loss if a tombstone can have been written and
+/// removed while no messages were requested. The watch then has to prove that it can resume.
 async fn next_of(consumer: &mut OrderedConsumer, core: &StoreCore) -> Delivery {
     let delivery = consumer.next().await;
     let life = core.bucket.settings().tombstone_life;
@@ -372,7 +375,7 @@ async fn next_of(consumer: &mut OrderedConsumer, core: &StoreCore) -> Delivery {
     }
 }
 
-/// Whether a later attempt cannot succeed after this error.
+/// Returns whether a later attempt cannot succeed after this error.
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,

@@ -161,7 +161,7 @@ impl<'a> Marks<'a> {
     }
 }
 
-/// Reads a time in the server's notation. Returns the epoch if it is not one.
+/// Parses a time in the server's notation. Returns the epoch if the text is not a time.
 pub(super) fn parse_time(text: &str) -> SystemTime {
     parse_rfc3339(text).map_or(UNIX_EPOCH, SystemTime::from)
 }

@@ -1,11 +1,11 @@
 //! Writing, and finding the outcome of a write whose acknowledgement was lost.
 //!
 //! Each write carries an id of its own in a header. If the connection breaks before the
-//! acknowledgement arrives, the stream is searched for the id. If it is found, the write took
-//! effect. Otherwise the other messages show whether it can still have happened (see
-//! [`decide`](super::outcome::decide)). A message id for the server's own duplicate detection would
-//! not be enough: the server rejects a repeated compare-and-swap for its sequence before it
-//! recognizes the duplicate (ADR 0002).
+//! acknowledgement arrives, the stream is searched for the id. If the id is found, the write took
+//! effect. Otherwise the other messages show whether the write may have taken effect (see
+//! [`decide`](super::outcome::decide)). A message id for the server's own duplicate detection is
+//! not enough. The server rejects a repeated compare-and-swap because of its sequence, before the
+//! duplicate is recognized (ADR 0002).
 
 mod message;
 mod search;
@@ -103,9 +103,7 @@ impl StoreCore {
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
-            Ok(Err(error)) => {
-                Err(self.link.not_sent(operation, "the write could not be sent", error))
-            }
+            Ok(Err(error)) => Err(self.link.not_sent(operation, "cannot send the write", error)),
             Err(_) => Err(deadline.timeout(operation, Some(&write.key))),
         }
     }
@@ -314,8 +312,8 @@ impl StoreCore {
         }
     }
 
-    /// Searches for the reason why no server receives a write, for a part of the deadline. Returns
-    /// a reason that may pass, or `None` if the stream has no leader at the moment.
+    /// Looks for the reason why no server receives a write, for a part of the deadline. Returns a
+    /// temporary reason, or `None` if the stream has no leader now.
     ///
     /// # Errors
     /// Returns the reason if no server will receive the write later either: the store was deleted,

@@ -66,7 +66,7 @@ pub(super) struct LiveMapTask<T: KeyValue> {
     /// The map with all delivered updates. While the store is read again, it is ahead of the
     /// published map.
     pub(super) table: Table<T::Key, T>,
-    /// The keys that have not come yet, while the store is read again.
+    /// The keys that have not been delivered yet, while the store is read again.
     pub(super) unseen: Option<Unseen<T::Key, T>>,
     /// The rejections that are not logged yet.
     pub(super) rejected: Vec<LiveRejection>,
@@ -97,7 +97,7 @@ where
             }
             tracing::warn!(
                 store = self.store.name(), r#type = type_name::<T>(), %error,
-                "a live map cannot be followed for now"
+                "cannot follow a live map, retrying"
             );
             self.begin_reading();
             self.states.send_modify(|state| {
@@ -107,7 +107,7 @@ where
         }
     }
 
-    /// Begins to read the store again. Until its end, the published map is outdated.
+    /// Begins to read the store again. Until that reading is complete, the published map is stale.
     pub(super) fn begin_reading(&mut self) {
         // Drops the updates of a reading that was interrupted.
         self.table = Table::clone(&self.current.load());
@@ -116,8 +116,8 @@ where
     }
 
     /// Applies the next events, as many as are ready, and publishes the map. Returns an error that
-    /// ended the watch. The next watch begins with the initial state. Keys that are still unseen at
-    /// its caught-up marker are gone. Until then the published values stay.
+    /// ended the watch. The next watch begins with the initial state. Keys that were not delivered
+    /// before its caught-up marker are gone. Until then the published values stay.
     pub(super) async fn step(&mut self) -> Option<KvError> {
         let due = self.comparison.due().filter(|_| self.unseen.is_none());
         let event = match select(pin!(self.follower.next()), pin!(sleep_until(due))).await {
@@ -131,20 +131,21 @@ where
                 Verdict::Differs => self.follower.lose_after_difference(),
             },
         };
-        let mut end = None;
+        let (mut end, mut has_news) = (None, false);
         for left in (0..BATCH).rev() {
+            has_news |= matches!(event, Event::Update(_) | Event::CaughtUp { .. });
             end = self.apply(event);
-            // A scope that changes all the time must not keep the thread from other tasks, nor
-            // this task from being ended.
+            // A scope that changes all the time must not block other tasks of the thread, nor the
+            // end of this task.
             tokio::task::consume_budget().await;
             let is_full = left == 0 || end.is_some();
-            // The budget was consumed above. Otherwise the watch would consume it, and seem to
-            // have no ready update.
+            // The budget was consumed above. Otherwise the watch would consume the budget, and seem
+            // to have no ready update.
             let ready = (!is_full).then(|| unconstrained(self.follower.next()).now_or_never());
             let Some(ready) = ready.flatten() else { break };
             event = ready;
         }
-        if self.unseen.is_none() {
+        if has_news && self.unseen.is_none() {
             log_rejections(&std::mem::take(&mut self.rejected));
             self.publish();
         }

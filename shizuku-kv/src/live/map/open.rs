@@ -78,8 +78,8 @@ where
     Ok(LiveMap { current, states, seen, task: TaskHandle::new(task.abort_handle()), upkeep })
 }
 
-/// Reads everything that a watch delivers before its caught-up marker. Begins again if the store
-/// was recreated meanwhile.
+/// Reads all updates of a watch before its caught-up marker. Begins again if the store was
+/// recreated meanwhile.
 pub(super) async fn initial_state<T>(
     follower: &mut Follower,
     comparison: &mut Comparison,

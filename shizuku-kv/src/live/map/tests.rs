@@ -166,8 +166,8 @@ async fn initial_state_ends_with_marker_or_deadline() {
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
 }
 
-/// Returns the outcome of a reading whose updates, each 40 ms after the one before, precede the
-/// caught-up marker. The deadline is 50 ms.
+/// Returns the outcome of a reading whose updates precede the caught-up marker, each 40 ms after
+/// the previous one. The deadline is 50 ms.
 async fn read_slowly(
     updates: impl Iterator<Item = KvUpdate> + Send + 'static,
 ) -> Result<usize, KvError> {
@@ -195,7 +195,7 @@ async fn state_that_grows_may_take_longer_than_the_deadline() {
     assert_eq!(read.unwrap(), 10);
 }
 
-/// Writers cannot extend the wait without end.
+/// Writers cannot extend the wait forever.
 #[tokio::test(start_paused = true)]
 async fn changes_of_known_keys_do_not_extend_the_deadline() {
     let read = read_slowly((0..10).map(|version| put(7, version + 1, "1"))).await;

@@ -17,7 +17,7 @@ use crate::store::{FencingToken, KvError};
 pub(super) struct Pending {
     pub(super) change: Change,
     reply: Option<Reply<Outcome>>,
-    /// Session of the claim that leaves. Once it is over, the claim needs no removal.
+    /// Session of the claim that leaves. Once this session has ended, the claim needs no removal.
     session: Option<SessionUse>,
     /// Whether a write with the change had an unknown outcome. The change may then have landed even
     /// if the record does not show its claim.
@@ -60,8 +60,8 @@ impl Pending {
         }
     }
 
-    /// Returns whether the change is retried after a write that failed. Grants stay. A claim that
-    /// leaves is retried while its session holds, and ends with its session otherwise.
+    /// Returns whether the change is retried after a failed write: while its caller waits, or, if a
+    /// claim leaves, while the session holds. Otherwise the end of the session removes the claim.
     pub(super) fn is_retried(&self) -> bool {
         let has_caller = self.reply.as_ref().is_some_and(|reply| !reply.is_closed());
         has_caller || self.leaves() && self.session.as_ref().is_some_and(|session| session.holds())
@@ -81,14 +81,14 @@ pub(super) struct LocalClaim {
 
 #[derive(Debug)]
 pub(super) enum ClaimState {
-    /// The next write includes the claim. If it was sent before, it may be in the record.
+    /// The next write includes the claim. A claim that was `sent` before may be in the record.
     Requested {
         waits: bool,
         sent: bool,
         reply: Reply<Granted>,
     },
-    /// The claim does not wait, and is held back until the sessions ahead of it are found dead or
-    /// alive. If it was sent before, it may be in the record.
+    /// The claim does not wait, and is deferred until the sessions ahead of it are found dead or
+    /// alive. A claim that was `sent` before may be in the record.
     Deferred {
         sent: bool,
         reply: Reply<Granted>,
@@ -122,7 +122,7 @@ impl LocalClaim {
         }
     }
 
-    /// Notes that the next write includes the claim.
+    /// Records that a write with the claim is being sent.
     pub(super) fn note_sent(&mut self) {
         if let ClaimState::Requested { sent, .. } = &mut self.state {
             *sent = true;
@@ -156,7 +156,7 @@ impl LocalClaim {
         });
     }
 
-    /// Requests a claim again that was in the queue.
+    /// Requests a claim again that is missing in the queue of the record.
     pub(super) fn request_again(&mut self) {
         self.transform(|state| match state {
             ClaimState::Queued(reply) => ClaimState::Requested { waits: true, sent: true, reply },
@@ -173,7 +173,7 @@ impl LocalClaim {
                 ClaimState::Granted { .. } => return state,
             };
             let (revoked, receiver) = watch::channel(None);
-            // A caller that is gone has left already, or will leave, which then releases the lock.
+            // A caller that was dropped has left already, or will leave. Leaving releases the lock.
             let _ = reply.send(Ok(Granted { token, revoked: receiver }));
             ClaimState::Granted { revoked, since: Instant::now() }
         });
@@ -205,7 +205,7 @@ impl LocalClaim {
 #[derive(Debug, Default)]
 pub(super) struct LocalClaims {
     claims: HashMap<ClaimId, LocalClaim>,
-    /// Number of claims that have arrived.
+    /// Number of claims so far.
     arrivals: u64,
 }
 
@@ -261,7 +261,7 @@ impl LocalClaims {
         self.iter().any(has)
     }
 
-    /// Returns the claims of the next write, in the order of their arrival.
+    /// Returns the requested claims, in the order of their arrival.
     pub(super) fn requested(&self) -> Vec<&LocalClaim> {
         let mut claims: Vec<_> = self.iter().filter(|local| local.is_requested()).collect();
         claims.sort_unstable_by_key(|local| local.arrival);

@@ -1,4 +1,4 @@
-//! The pauses of a coordinator that competes with others, or whose store does not answer.
+//! The pauses of a coordinator after lost swaps, or while its store does not answer.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::store::backoff;
 pub(super) struct Contention {
     /// Number of swaps lost in a row.
     conflicts: u32,
-    /// Time of the last lost swap. Others use the lock too, so their changes are watched for a
-    /// while.
+    /// Time of the last lost swap. Other processes use the lock too, so their changes are watched
+    /// for some time.
     last_conflict: Option<Instant>,
     /// Set while the store does not answer.
     pauses: Option<ExponentialBackoff>,
@@ -32,7 +32,7 @@ impl Contention {
         self.pauses = None;
     }
 
-    /// Returns whether others have used the lock within this time.
+    /// Returns whether a swap was lost to another process within this time.
     pub(super) fn was_within(&self, time: Duration) -> bool {
         self.last_conflict.is_some_and(|last| last.elapsed() < time)
     }
@@ -45,12 +45,13 @@ impl Contention {
     /// Returns the number of changes of others to wait for before the next swap.
     ///
     /// If many processes claim at once, each swap that succeeds makes all others fail. So a process
-    /// that has lost lets changes of the others pass: the more, the more often it has lost.
+    /// that has lost waits for changes of the others first. Their number is random, and its maximum
+    /// grows with the number of lost swaps.
     pub(super) fn passes(&self) -> u32 {
         fastrand::u32(0..=self.conflicts.min(7))
     }
 
-    /// Returns the pause before the next read, if many swaps were lost in a row.
+    /// Returns the pause before the next read, which is zero unless many swaps were lost in a row.
     pub(super) fn pause_before_read(&self) -> Duration {
         if self.conflicts <= 4 {
             return Duration::ZERO;

@@ -13,8 +13,8 @@ use crate::rw_lock::failure_detector::{OwnClaims, Prospect};
 use crate::store::{KvError, KvResult};
 use crate::watch::Event;
 
-/// Maximum number of repeats of a read that is older than the newest version seen. Afterwards a
-/// watch decides.
+/// Maximum number of repeats of a read that returns an older version than the newest known one.
+/// Afterwards the watch decides.
 const STALE_READS: u32 = 4;
 
 impl Coordinator {
@@ -32,7 +32,8 @@ impl Coordinator {
             self.watch.stop();
             self.watch.start();
             self.cache.contradicted();
-            let reason = "the answer is older than what was seen".to_owned();
+            let reason =
+                "the answer is older than the newest known version of the record".to_owned();
             return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
         }
         self.contention.read();
@@ -85,12 +86,12 @@ impl Coordinator {
         self.failure_detector.forget();
     }
 
-    /// Applies news about the record to the claims of this process.
+    /// Applies an observed change of the record to the claims of this process.
     pub(super) fn apply(&mut self, news: News) {
         match news {
             News::Nothing => {}
             News::Record => self.compare(),
-            // The entry is left as it is.
+            // The entry is not changed.
             News::Foreign(reason) => {
                 let rejection = Rejection::Foreign(reason);
                 self.claims.drain().for_each(|local| local.reject(rejection.clone()));
@@ -149,8 +150,8 @@ impl Coordinator {
         }
     }
 
-    /// Extends the waits of callers while the sessions ahead of them may be dead. Rejects deferred
-    /// claims that a live session is ahead of.
+    /// Extends the waits of callers while the sessions ahead of them may be dead. Rejects a
+    /// deferred claim if a session ahead of it is alive.
     fn update_waits(&mut self) {
         let own = self.claims.sessions();
         let Some(CachedRecord { record, .. }) = self.cache.known() else { return };

@@ -1,5 +1,5 @@
-//! The cached record of a lock, from reads, from this process's own writes and from the watch. It
-//! never goes back to before the newest version seen, unless the store is proven to be another one.
+//! The cached record of a lock, from reads, from this process's own writes and from the watch. An
+//! older version never replaces the newest known one, unless the store is proven to be another one.
 //!
 //! Plain data: the coordinator reads, writes and watches, and reports the results here.
 
@@ -17,7 +17,7 @@ pub(super) struct CachedRecord {
     /// `None` if no entry exists.
     pub(super) version: Option<VersionToken>,
     /// Whether the entry has expired, because the store was given a maximum age. Creating another
-    /// entry asks the store whether that is over.
+    /// entry makes the store check whether the maximum age is still set.
     pub(super) has_expired: bool,
 }
 
@@ -26,23 +26,23 @@ pub(super) struct CachedRecord {
 pub(super) enum Cached {
     /// No record is known, or a later one may exist.
     Unknown,
-    /// The newest entry is not a lock record of this version. It is read again for the next
-    /// request.
+    /// The newest entry is not a lock record that this version can read. The next request reads the
+    /// entry again.
     Foreign,
-    /// Reads return an older version than the newest seen. Either a replaced leader does not know
-    /// yet that it was replaced, or the store was recreated and its versions count from the start.
+    /// Reads return an older version than the newest known one. Either the reads reach a replaced
+    /// leader that still answers, or the store was recreated and its versions count from the start.
     /// The initial state of a watch that was opened since then decides, because it contains all
     /// acknowledged writes.
     Contradicted { since: Instant },
-    /// The newest record seen.
+    /// The newest known record.
     Known(CachedRecord),
 }
 
 /// The initial state of the watch of the record.
 #[derive(Debug)]
 enum InitialState {
-    /// The watch is not open. Once it opens, its initial state is at least as new as `floor`, the
-    /// newest version that had been seen before, unless the store was recreated.
+    /// The watch is not open. Its initial state will be at least as new as `floor`, the newest
+    /// version known before, unless the store was recreated.
     Awaited {
         floor: Option<VersionToken>,
     },
@@ -54,7 +54,7 @@ enum InitialState {
     Complete,
 }
 
-/// News from a read or from the watch.
+/// The effect of an entry from a read or from the watch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// No later record.
@@ -67,13 +67,13 @@ pub(super) enum News {
 /// The result of a complete initial state.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CaughtUp {
-    /// Whether the store was recreated. It has no session of this process.
+    /// Whether the store was recreated. The new store has no session of this process.
     pub(super) is_recreated: bool,
     pub(super) news: News,
 }
 
-/// A write of unknown outcome. It may still land until another write has replaced the version that
-/// it expects.
+/// A write of unknown outcome. The write may still land until another one has replaced the expected
+/// version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Unresolved {
     expected: Option<VersionToken>,
@@ -82,10 +82,13 @@ struct Unresolved {
 #[derive(Debug)]
 pub(super) struct RecordCache {
     state: Cached,
-    /// The newest version of the record that was seen.
+    /// The newest known version of the record.
     newest: Option<VersionToken>,
     unresolved: Option<Unresolved>,
     initial: InitialState,
+    /// Whether the watch was opened after the record was last invalidated. An earlier initial state
+    /// may be of a deleted store, whose versions the present store assigns again.
+    is_initial_new: bool,
 }
 
 impl RecordCache {
@@ -95,6 +98,7 @@ impl RecordCache {
             newest: None,
             unresolved: None,
             initial: InitialState::Awaited { floor: None },
+            is_initial_new: false,
         }
     }
 
@@ -110,7 +114,8 @@ impl RecordCache {
         }
     }
 
-    /// Returns the time until which the watch has to decide which version is the newest.
+    /// Returns the time until which the watch decides which version is the newest. Afterwards the
+    /// record is read again.
     pub(super) fn contradicted_until(&self) -> Option<Instant> {
         match self.state {
             Cached::Contradicted { since } => Some(since + Deadline::DEFAULT),
@@ -124,17 +129,18 @@ impl RecordCache {
         self.unresolved.is_some_and(|write| lease::may_land(write.expected, known.version))
     }
 
-    /// Notes that the record may have changed unseen.
+    /// Records that a newer record may exist.
     pub(super) fn invalidate(&mut self) {
         self.state = Cached::Unknown;
+        self.is_initial_new = false;
     }
 
-    /// Returns whether an entry from a read is older than the newest one seen.
+    /// Returns whether an entry from a read is older than the newest known version.
     pub(super) fn is_stale(&self, found: Option<&KvEntry>) -> bool {
         is_older(found.map(|entry| entry.version), self.newest)
     }
 
-    /// Notes that reads return stale entries only, and that the watch is opened again.
+    /// Records that reads return stale entries only, and that the watch is being reopened.
     pub(super) fn contradicted(&mut self) {
         self.watch_started();
         self.state = Cached::Contradicted { since: Instant::now() };
@@ -146,7 +152,8 @@ impl RecordCache {
         self.learn(found)
     }
 
-    /// Uses an entry that was read elsewhere, unless one was already seen. It may be stale.
+    /// Uses an entry that may be stale because it was read before, unless a version is already
+    /// known.
     pub(super) fn prefetched(&mut self, entry: KvEntry) -> News {
         if self.newest.is_some() {
             return News::Nothing;
@@ -154,7 +161,7 @@ impl RecordCache {
         self.read(Some(entry))
     }
 
-    /// Notes the acknowledgement of a write.
+    /// Records the acknowledgement of a write.
     pub(super) fn written(&mut self, record: LockRecord, version: VersionToken) {
         self.unresolved = None;
         self.newest = Some(version);
@@ -162,28 +169,30 @@ impl RecordCache {
         self.state = Cached::Known(CachedRecord { record, version, has_expired: false });
     }
 
-    /// Notes that the outcome of a write is unknown.
+    /// Records that the outcome of a write is unknown.
     pub(super) fn outcome_unknown(&mut self, expected: Option<VersionToken>) {
         self.unresolved = Some(Unresolved { expected });
         self.invalidate();
     }
 
-    /// Notes that the watch is to be opened.
+    /// Records that the watch is being opened.
     pub(super) fn watch_started(&mut self) {
         self.initial = InitialState::Awaited { floor: self.newest };
+        self.is_initial_new = true;
     }
 
-    /// Notes that the watch is open.
+    /// Records that the watch is open.
     pub(super) fn watch_opened(&mut self) {
         if let InitialState::Awaited { floor } = self.initial {
             self.initial = InitialState::Arriving { floor, found: None };
         }
     }
 
-    /// Notes that the watch was lost, so that the record may change unseen. It is opened again.
+    /// Records that the watch was lost, so that a newer record may exist. The watch is being
+    /// reopened.
     pub(super) fn watch_lost(&mut self) {
-        self.watch_started();
         self.invalidate();
+        self.watch_started();
     }
 
     /// Uses an entry that the watch has delivered.
@@ -197,23 +206,24 @@ impl RecordCache {
         self.read(Some(entry))
     }
 
-    /// Notes that the initial state is complete.
+    /// Records that the initial state is complete.
     pub(super) fn caught_up(&mut self) -> CaughtUp {
         let initial = std::mem::replace(&mut self.initial, InitialState::Complete);
         let needs_record = matches!(self.state, Cached::Unknown | Cached::Contradicted { .. });
+        let is_new = self.is_initial_new;
         if needs_record {
             self.invalidate();
         }
         let InitialState::Arriving { floor, found } = initial else {
             return CaughtUp { is_recreated: false, news: News::Nothing };
         };
-        // An initial state that is older than the newest version seen before belongs to another
+        // An initial state that is older than the newest version known before belongs to another
         // store.
         let is_recreated = is_older(found.as_ref().map(|entry| entry.version), floor);
         if is_recreated {
             self.unresolved = None;
         }
-        let news = if is_recreated || needs_record && !self.is_stale(found.as_ref()) {
+        let news = if is_recreated || needs_record && is_new && !self.is_stale(found.as_ref()) {
             self.read(found)
         } else {
             News::Nothing
@@ -257,7 +267,7 @@ mod tests {
     use crate::store::Key;
     use std::time::SystemTime;
 
-    /// An entry whose record has its version as its fence.
+    /// Returns an entry whose record has the version of the entry as its fence.
     fn entry(version: u64) -> KvEntry {
         let record = LockRecord { fence: version, ..LockRecord::default() };
         let (key, version) = (Key::new("rw_lock.r").unwrap(), VersionToken::from_u64(version));
@@ -276,6 +286,21 @@ mod tests {
         cache
     }
 
+    /// The store may have been recreated since, and have assigned the same versions again.
+    #[test]
+    fn initial_state_from_before_an_invalidation_is_not_adopted() {
+        let mut cache = opened_after(5);
+        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        cache.invalidate();
+        assert_eq!(cache.caught_up().news, News::Nothing);
+        assert_eq!(fence(&cache), None);
+        cache.watch_lost();
+        cache.watch_opened();
+        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(cache.caught_up().news, News::Record);
+        assert_eq!(fence(&cache), Some(5));
+    }
+
     #[test]
     fn older_entry_never_replaces_a_newer_one() {
         let mut cache = opened_after(5);
@@ -290,8 +315,8 @@ mod tests {
         assert_eq!(fence(&cache), Some(6));
     }
 
-    /// Reads that stay stale, because a replaced leader answers them, need no further read: the
-    /// watch proves the newest version.
+    /// If reads stay stale because a replaced leader answers them, the watch proves the newest
+    /// version, and no further read is needed.
     #[test]
     fn contradiction_ends_with_a_complete_initial_state() {
         let mut cache = opened_after(5);
@@ -321,8 +346,7 @@ mod tests {
         }
     }
 
-    /// A write may be acknowledged after the watch was opened, and before its initial state, which
-    /// does not contain it, is complete.
+    /// A write may be acknowledged while the initial state, which does not contain it, is arriving.
     #[test]
     fn initial_state_before_an_own_write_is_not_used() {
         let mut cache = opened_after(5);

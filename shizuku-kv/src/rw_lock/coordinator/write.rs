@@ -11,11 +11,11 @@ use crate::rw_lock::record::{ClaimId, GRANT_ROOM, LockRecord, SWAP_ROOM};
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::{FencingToken, KvError};
 
-/// Maximum time that the watch may take, after a lost swap, to deliver the change that won. The
-/// change is already on its way.
+/// Timeout, after a lost swap, for the watch to deliver the change that won. This change is already
+/// in flight.
 const NEWS: Duration = Duration::from_millis(20);
 
-/// Maximum time to wait for each further change of another process, if others claim too.
+/// Timeout for each further change of another process, if other processes claim too.
 const PASS: Duration = Duration::from_millis(1);
 
 /// A record with all requested changes applied.
@@ -54,7 +54,7 @@ impl Coordinator {
     /// Applies the requested changes to a record.
     fn batch(&mut self, known: &LockRecord) -> Batch {
         let mut record = known.clone();
-        // A break that was sent may have landed, and does not extend to later holders.
+        // A break that was sent may have landed, and must not revoke later grants.
         let newest = FencingToken::from_u64(record.fence);
         for pending in self.pending.iter_mut().filter(|pending| !pending.sent) {
             if let Change::Break { newest: of_old } = &mut pending.change {
@@ -63,7 +63,7 @@ impl Coordinator {
         }
         let removals = self.removals(&record);
         if !removals.is_empty() {
-            // The same write may make room.
+            // The removals may make room for deferred claims in the same write.
             let deferred = self.claims.iter_mut().filter(|local| local.is_deferred());
             deferred.for_each(|local| local.resume());
         }
@@ -85,8 +85,8 @@ impl Coordinator {
         batch.record.stamp(known.record.fence, SystemTime::now());
         let (expected, has_claims) = (known.version, !batch.claims.is_empty());
         let value = batch.record.to_bytes(expected);
-        // Each waiter gets a token eventually, and needs room for it. Waiting readers already have
-        // that room; of the writers, only one at a time needs it.
+        // Each waiter receives a token eventually, and needs room for it. Waiting readers already
+        // have that room. Only one writer at a time needs it.
         let room = value.len() + GRANT_ROOM + SWAP_ROOM;
         if has_claims && room > self.env.store.max_value_size() {
             return self.reject_requested(&Rejection::Full);
@@ -112,7 +112,7 @@ impl Coordinator {
                 self.cache.invalidate();
                 self.handle_conflict().await;
             }
-            // Claims need room; leaving does not.
+            // A claim needs room, and a release does not.
             Err(error @ KvError::StoreFull { .. }) if has_claims => {
                 self.reject_requested(&Rejection::Store(error));
             }
@@ -128,8 +128,8 @@ impl Coordinator {
         }
     }
 
-    /// Reports each outcome to its caller. A claim that does not wait for long is given more time
-    /// if sessions ahead of it may be dead.
+    /// Reports each outcome to its caller. A claim with a short wait is given more time if the
+    /// sessions ahead of it may be dead.
     async fn conclude(&mut self, batch: Batch) {
         if batch.claims.iter().any(|(_, outcome)| *outcome == Outcome::Busy) {
             self.read_sessions_ahead(None).await;
@@ -141,8 +141,8 @@ impl Coordinator {
         }
     }
 
-    /// Reads the unknown sessions ahead of a queued claim, or of a claim that arrives now, as long
-    /// as none of the others is alive.
+    /// Reads the unknown sessions ahead of a queued claim, or of a claim that arrives now, unless a
+    /// session ahead is known to be alive.
     async fn read_sessions_ahead(&mut self, claim: Option<ClaimId>) {
         let own = self.claims.sessions();
         while let Some(CachedRecord { record, .. }) = self.cache.known() {
@@ -152,7 +152,8 @@ impl Coordinator {
             else {
                 return;
             };
-            // The entry of a session that has ended shows a time as well.
+            // The entry of the own session shows a time of the store's clock, even if the session
+            // has ended.
             if self.failure_detector.read(&sessions, own.first().copied()).await.is_err() {
                 return;
             }
@@ -198,19 +199,20 @@ impl Coordinator {
         }
     }
 
-    /// Rejects a claim that is not in the record.
+    /// Ends a claim that is not in the record.
     pub(super) fn end_claim(&mut self, id: ClaimId, rejection: Rejection) {
         if let Some(local) = self.claims.remove(id) {
             local.reject(rejection);
         }
     }
 
-    /// Handles a lost swap: another process was first. The watch, if one is open, delivers the new
-    /// record sooner than a read would. A pending release does not wait for further changes.
+    /// Handles a lost swap: another process has changed the record. The watch, if one is open,
+    /// delivers the new record sooner than a read would. A pending release does not wait for
+    /// further changes.
     async fn handle_conflict(&mut self) {
         self.contention.lost_swap();
         // While a replica is behind, a read may return the version that the swap expected. A watch
-        // delivers more.
+        // delivers the newer one.
         if self.contention.is_repeated() {
             self.start_watch();
         }
@@ -245,12 +247,12 @@ impl Coordinator {
         if !error.is_retryable() && !matches!(error, KvError::OutcomeUnknown { .. }) {
             let is_gone = matches!(error, KvError::Closed { .. } | KvError::StoreNotFound { .. });
             let rejection = Rejection::Store(error.clone());
-            // Otherwise this task would read the record of a deleted store for ever.
+            // Otherwise this task would read the record of a deleted store forever.
             self.failure_detector.stand_down();
             self.reject_requested(&rejection);
             self.pending.iter_mut().for_each(|pending| pending.reject(&rejection));
             if is_gone && self.shutdown.is_some() {
-                // Nothing is left to release.
+                // The store has nothing to release any more.
                 self.pending.clear();
             }
         }
@@ -265,7 +267,7 @@ impl Coordinator {
         tokio::time::sleep(pause).await;
     }
 
-    /// Rejects the claims of the next write, and those that are deferred.
+    /// Rejects the requested claims and the deferred ones.
     fn reject_requested(&mut self, rejection: &Rejection) {
         for id in self.claims.ids(|local| local.is_requested() || local.is_deferred()) {
             self.reject(id, rejection.clone());

@@ -3,14 +3,14 @@
 //!
 //! Each waiting claim watches the few sessions before it; claims at the front of the queue watch
 //! the holders. The number of messages for *n* holders and *m* waiters therefore grows with *n +
-//! m*. A session that may be dead does not count: the one before it is watched too. All dead
-//! sessions in a queue are therefore detected at the same time.
+//! m*. A session that may be dead does not count towards this number: the one before it is watched
+//! too. All dead sessions in a queue are therefore detected at the same time.
 
 use std::collections::BTreeSet;
 
 use crate::rw_lock::record::{LockRecord, SessionId};
 
-/// Number of places before a claim that the claim watches. The holders are one place.
+/// Number of places before a claim that the claim watches. All holders together are one place.
 const REACH: usize = 2;
 
 /// A session of another process that is ahead of a claim.
@@ -24,24 +24,23 @@ pub(super) struct Ahead {
 /// Liveness of a session, as far as this process knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// Its key was not read yet.
+    /// The key of the session was not read yet.
     Unknown,
     Alive,
-    /// It has not been renewed for so long that waiting until it is silent can be useful.
+    /// The last renewal is so old that waiting for the end of the session can be useful.
     MayBeDead,
-    /// It may be dead, and could not be ended for a long time.
+    /// The session may be dead, and could not be ended for a long time.
     Stuck,
-    /// It has ended.
+    /// The session has ended.
     Over,
 }
 
-/// Whether a claim may be granted once dead sessions are out of its way.
+/// Whether a claim may be granted once dead sessions are evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::rw_lock) enum Prospect {
     /// No session is ahead of it.
     Free,
-    /// All sessions ahead of it may be dead. They are found dead once they have been silent for
-    /// long enough.
+    /// All sessions ahead of it may be dead. Those that are dead are ended after a longer silence.
     MayBeDead,
     /// These sessions are unknown so far, and none of the others is alive.
     Unknown(Vec<SessionId>),
@@ -49,7 +48,7 @@ pub(in crate::rw_lock) enum Prospect {
     Alive,
 }
 
-/// Returns the places before one in the queue, the nearest first. The holders are the last.
+/// Returns the places before an index in the queue, the nearest first. The holders are the last.
 fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
     let line = record.queue[..index.min(record.queue.len())].iter().rev();
     let holders = || {
@@ -59,8 +58,8 @@ fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<Session
     line.map(|claim| vec![claim.id.session]).chain(std::iter::once_with(holders))
 }
 
-/// Returns the sessions that are watched: those ahead of the waiting claims of the sessions `own`,
-/// and, if `expects_claim` is set, of a claim that arrives now.
+/// Returns the watched sessions: those ahead of the waiting claims of the sessions `own`. If
+/// `expects_claim` is set, the sessions ahead of a claim that arrives now are included.
 pub(super) fn ahead_of(
     record: &LockRecord,
     own: &[SessionId],
@@ -71,7 +70,7 @@ pub(super) fn ahead_of(
         |index: usize| record.queue.get(index).is_some_and(|claim| own.contains(&claim.id.session));
     let in_line = (0..record.queue.len()).filter(|index| is_own(*index));
     let indexes = in_line.chain(expects_claim.then_some(record.queue.len()));
-    // A claim directly behind another one of this process has the same sessions ahead of it.
+    // A claim directly after another one of this process has the same sessions ahead of it.
     let indexes = indexes.filter(|index| index.checked_sub(1).is_none_or(|before| !is_own(before)));
     let mut found: Vec<Ahead> = Vec::new();
     for index in indexes {
@@ -99,8 +98,8 @@ pub(super) fn ahead_of(
     found
 }
 
-/// Returns whether a claim at this place in the queue may be granted soon, although others are
-/// before it. A session that is stuck is no longer waited for.
+/// Returns whether a claim at this place in the queue may be granted soon, although others precede
+/// it. A stuck session counts as alive, because its end may never come.
 pub(super) fn prospect(
     record: &LockRecord,
     index: usize,
@@ -133,7 +132,7 @@ mod tests {
         SessionId::alone(number)
     }
 
-    /// A record with a writer and a queue of writers, each of its own session.
+    /// Returns a record with a writer and a queue of writers, each with its own session.
     fn line(claims: u128) -> LockRecord {
         let mut record = LockRecord::default();
         for number in 0..claims {
@@ -153,7 +152,7 @@ mod tests {
         ahead.into_iter().map(|ahead| ahead.session.number()).collect()
     }
 
-    /// Dead sessions extend the reach, so that all of them are found at the same time.
+    /// Dead sessions extend the reach, so that all of them are detected at the same time.
     #[test]
     fn waiter_watches_two_live_places_and_all_dead_before_them() {
         let record = line(8);
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!(watched(&record, &[0], &[]), [] as [u128; 0]);
     }
 
-    /// A claim directly behind another one of its process adds no session.
+    /// A claim directly after another one of its process adds no session.
     #[test]
     fn claims_of_one_process_watch_the_places_before_all_of_them() {
         let record = line(8);

@@ -1,4 +1,4 @@
-//! The observed state of sessions: the newest renewal of each, and when this process saw it.
+//! The observed state of sessions: the newest renewal of each, and the time of its observation.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::rw_lock::record::{LockRecord, SessionId};
 use crate::rw_lock::session::{is_later, lease_of, sign_of};
 use crate::store::{KvEntry, SuspendAwareInstant, VersionToken};
 
-/// Assumed lease of a session whose key was never seen, because its lease is unknown.
+/// Assumed lease of a session whose key was never found, because the real lease is unknown.
 const ABSENT_LEASE: Duration = Duration::from_secs(60);
 
 /// The observed state of a session.
@@ -21,13 +21,14 @@ pub(super) struct Observation {
     pub(super) version: Option<VersionToken>,
     /// Time at which the store accepted the newest renewal, by the clock of the store.
     created: SystemTime,
-    /// Time at which this process first saw that version.
+    /// Time at which this process first observed that version.
     pub(super) since: Instant,
     pub(super) lease: Duration,
-    /// Whether it was renewed since this process first saw it, or since it expects a claim.
+    /// Whether the session was renewed since this process first observed it, or since a claim is
+    /// expected.
     pub(super) renewed: bool,
     pub(super) is_over: bool,
-    /// Set after an attempt to end the session: no further attempt before this moment.
+    /// Set after an attempt to end the session: no further attempt is made before this time.
     pub(super) rests_until: Option<Instant>,
 }
 
@@ -38,11 +39,11 @@ impl Observation {
     }
 }
 
-/// The sessions in one record, as far as they were observed.
+/// The observed sessions of one record.
 #[derive(Debug, Default)]
 pub(super) struct Observations {
     sessions: HashMap<SessionId, Observation>,
-    /// A time of the store's clock, and a moment after it was read.
+    /// A time of the store's clock, and a local time after that reading.
     clock: Option<(SystemTime, SuspendAwareInstant)>,
 }
 
@@ -68,7 +69,7 @@ impl Observations {
         }
     }
 
-    /// Notes an entry under the key of a session.
+    /// Records an entry under the key of a session.
     pub(super) fn observe(&mut self, session: SessionId, entry: &KvEntry) {
         self.note_time(entry.created);
         let known = self.sessions.get(&session);
@@ -95,8 +96,8 @@ impl Observations {
         self.sessions.insert(session, observation);
     }
 
-    /// Notes that a session in the record is not in the store. Its absence is known only from now
-    /// on.
+    /// Records that a session in the record has no key in the store. The silence of this session
+    /// begins now, because its key may have existed before.
     pub(super) fn note_absent(&mut self, session: SessionId) {
         self.sessions.entry(session).or_insert_with(|| Observation {
             version: None,
@@ -109,14 +110,14 @@ impl Observations {
         });
     }
 
-    /// Notes a time that the store's clock has shown. The clock shows a later time now.
+    /// Records a time that the store's clock has shown. The clock is later than that by now.
     pub(super) fn note_time(&mut self, time: SystemTime) {
         if self.time().is_none_or(|known| time > known) {
             self.clock = Some((time, SuspendAwareInstant::now()));
         }
     }
 
-    /// Returns the time that the store's clock shows now, or an earlier one.
+    /// Returns a time that the store's clock has reached.
     fn time(&self) -> Option<SystemTime> {
         self.clock.and_then(|(time, at)| time.checked_add(at.elapsed()))
     }
@@ -134,16 +135,16 @@ impl Observations {
         }
     }
 
-    /// Returns whether a session may be dead, as far as is known without having waited for it.
+    /// Returns whether a session may be dead, by the age of its last renewal.
     fn may_be_dead(&self, observation: &Observation) -> bool {
-        // A renewal that came while the session was watched is better evidence than a clock.
+        // A renewal during the observation is better evidence than a clock.
         let time = self.time().filter(|_| !observation.renewed);
         let age = time.and_then(|now| now.duration_since(observation.created).ok());
         let (age, since) = (age.unwrap_or_default(), observation.since.elapsed());
         observation.version.is_some() && lease::may_be_dead(age, since, observation.lease)
     }
 
-    /// Returns the sessions in a record that are over.
+    /// Returns the sessions in a record that have ended.
     pub(super) fn ended_in(&self, record: &LockRecord) -> Vec<SessionId> {
         let is_over = |session: &SessionId| self.get(*session).is_some_and(|known| known.is_over);
         let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();

@@ -12,11 +12,11 @@ use crate::store::{FencingToken, KvEntry, KvError, in_runtime};
 
 /// Functions for operators.
 impl DistroRwLock {
-    /// Returns the holders of the resource and its waiters as they are in the store now, and which
-    /// of them are presumed dead. [`LockClaim::presumed_dead`] describes the comparison.
+    /// Returns the holders and waiters of the resource as they are in the store now, and whether
+    /// each is presumed dead. [`LockClaim::presumed_dead`] describes the comparison.
     ///
-    /// A lock that is held costs three requests: the record, the sessions in it, and the store's
-    /// clock. Each session that seems to have ended costs one more.
+    /// The inspection of a held lock costs three requests: the record, the sessions in it, and the
+    /// store's clock. Each session that seems to have ended costs one more.
     ///
     /// Cancel safe: the call changes nothing.
     ///
@@ -33,8 +33,8 @@ impl DistroRwLock {
         Ok(LockState::of(record, &sessions))
     }
 
-    /// Returns the record in an entry. Without an entry, returns the record of a lock that was
-    /// never held.
+    /// Returns the record in an entry, or the record of a lock that was never held if no entry
+    /// exists.
     pub(in crate::rw_lock) fn record_of(
         &self,
         entry: Option<&KvEntry>,
@@ -55,8 +55,8 @@ impl DistroRwLock {
     /// accepts them until a later holder has written there, or until the key's fence was raised. To
     /// raise it, call [`StoreFenced::raise`](crate::StoreFenced::raise) with the returned token,
     /// for each key that the lock protects. This function cannot do that, because a lock does not
-    /// know which keys are written under it. Any action of broken holders that does not check
-    /// tokens continues: make sure that they no longer run.
+    /// know which keys are written under it. Actions of broken holders that do not check tokens
+    /// continue: make sure that these holders no longer run.
     ///
     #[cfg_attr(feature = "memory", doc = "```")]
     #[cfg_attr(not(feature = "memory"), doc = "```text")]
@@ -76,7 +76,7 @@ impl DistroRwLock {
     /// # }
     /// ```
     ///
-    /// Dropping the future is safe: it may happen or not.
+    /// Cancel safe: after the future was dropped, the break may still happen.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).

@@ -6,14 +6,14 @@ use crate::rw_lock::record::LockMode;
 use crate::store::{FencingToken, Store};
 
 /// Locks that belong to this process and not to a value: one part of the process may release a lock
-/// that another part has acquired. They belong to the handle of the store and its clones. They are
-/// held until they are released, the connection is shut down or the process ends, even if all
-/// handles are dropped. Guards are safer, because they release the lock by themselves.
+/// that another part has acquired. Such locks belong to the handle of the store and its clones.
+/// They are held until they are released, the connection is shut down or the process ends, even if
+/// all handles are dropped. Guards are safer, because dropping a guard releases its lock.
 ///
-/// The library does not know which part of the process a lock is for. Acquiring a lock whose last
-/// grant was lost drops the lost one, so that the next release applies to the live one. A part that
-/// has lost its lock without noticing must therefore not share a resource with another part of the
-/// process that acquires it again. Use guards in that case.
+/// The library does not know which part of the process uses a lock. Acquiring a lock whose last
+/// grant was lost drops the lost grant, so that the next release applies to the new one. A part
+/// that has not noticed the loss would then release the lock of another part. Use guards if several
+/// parts of the process lock one resource.
 impl DistroRwLock {
     /// Locks a resource for reading, with the default options, until it is released. A process may
     /// hold several of these locks.
@@ -107,8 +107,8 @@ mod tests {
     use crate::rw_lock::lock_manager::LockManager;
     use crate::store::WatchScope;
 
-    /// The lock is held although all handles were dropped. Once it is lost, its manager does not
-    /// stay in memory until a release that never comes.
+    /// The lock is held although all handles were dropped. After its loss, the manager is freed
+    /// without waiting for a release.
     #[tokio::test(start_paused = true)]
     async fn lock_without_guard_keeps_its_manager_until_lost() {
         let connection = crate::connect("memory:").await.unwrap();

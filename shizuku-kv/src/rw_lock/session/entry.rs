@@ -1,5 +1,5 @@
-//! The stored form of a session: the entry under its key, whose renewal proves that the process
-//! lives.
+//! The stored form of a session: the entry under its key. A renewal of the entry proves that the
+//! process is alive.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::store::{Key, KvEntry, KvResult, VersionToken};
 /// Prefix of the keys of sessions.
 const PREFIX: &str = "rw_lock_session.";
 
-/// Format of an entry whose key serves only one session, and names it.
+/// Format of an entry whose key serves one session only, and names this session.
 const FORMAT_OF_ONE: u32 = 1;
 
 /// Format of an entry whose key serves successive sessions.
 const FORMAT: u32 = 2;
 
-/// Number of bytes of the longest entry.
+/// Length of the longest entry in bytes.
 const LENGTH: usize = 112;
 
-/// An entry under the key of a session. Each renewal has a different number, so that its writer
+/// An entry under the key of a session. Each renewal has a different number, so that the writer
 /// recognizes its own entry.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SessionEntry {
     shizuku_lock_session: u32,
-    /// Distinguishes the sessions of a key; in hexadecimal.
+    /// Random number that distinguishes the sessions of a key, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<String>,
     lease_ms: u64,
@@ -48,8 +48,8 @@ impl SessionEntry {
         }
     }
 
-    /// Returns bytes whose length is constant, together with that of the expected version. A full
-    /// store therefore accepts a renewal.
+    /// Returns the entry with padding, so that the length of the entry and of the expected version
+    /// together is constant. A full store therefore accepts a renewal.
     pub(super) fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         // Serializing numbers and strings does not fail.
         padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
@@ -88,7 +88,7 @@ pub(in crate::rw_lock) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
     lease::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
 }
 
-/// Returns the key under which a session is renewed. It may already serve another session.
+/// Returns the key under which a session is renewed. The key may already serve another session.
 pub(in crate::rw_lock) fn key_of(session: SessionId) -> KvResult<Key> {
     match session.place() {
         Some(place) => key_of_slot(place.slot),
@@ -100,7 +100,7 @@ pub(super) fn key_of_slot(slot: Slot) -> KvResult<Key> {
     Key::new(format!("{PREFIX}{slot}"))
 }
 
-/// Returns a marker for the key of an absent session. While it is in place, no process can renew
+/// Returns a marker for the key of an absent session. While the marker exists, no process can renew
 /// the session.
 pub(in crate::rw_lock) fn marker() -> Vec<u8> {
     SessionEntry::of_session(None, SHORTEST_LEASE, 0).to_bytes(None)
@@ -115,7 +115,7 @@ pub(in crate::rw_lock) fn is_later(one: VersionToken, other: VersionToken) -> bo
     }
 }
 
-/// Returns whether an answer is older than the newest version seen, as far as versions show it.
+/// Returns whether an answer is older than the newest known version, as far as versions show it.
 pub(in crate::rw_lock) fn is_older(
     found: Option<VersionToken>,
     seen: Option<VersionToken>,

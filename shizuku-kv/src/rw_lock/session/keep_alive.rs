@@ -1,5 +1,5 @@
-//! The task that keeps a session alive: it opens the session, renews it, and deletes its key at the
-//! end.
+//! The task that keeps a session alive: the task opens the session, renews it, and finally deletes
+//! its key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::{
     Deadline, Key, KvEntry, KvError, Store, SuspendAwareInstant, VersionToken, backoff,
 };
 
-/// Minimum deadline of one request of a renewal, if the lease has room for it.
+/// Minimum deadline of one request of a renewal, unless a third of the lease is less.
 const SHORT_REQUEST: Duration = Duration::from_millis(500);
 
 /// The task that keeps a session alive.
@@ -28,7 +28,7 @@ pub(super) struct KeepAlive {
     store: Store,
 }
 
-/// The key of an open session, and its newest version that is known.
+/// The key of an open session, and its newest known version.
 struct Lease {
     id: SessionId,
     key: Key,
@@ -48,11 +48,11 @@ impl KeepAlive {
         Self { registry, session, store }
     }
 
-    /// Runs until the session has ended. `record` is the key of a lock that is likely to be wanted
+    /// Runs until the session has ended. `record` is the key of a lock that is likely to be needed
     /// next.
     pub(super) async fn run(self, record: Key) {
         // Ends the session even if this task is dropped with its runtime, so that no caller waits
-        // for it.
+        // for the session.
         let _ending = Ending(Arc::clone(&self.session));
         let lease = self.session.lease;
         let mut slots = Slots::new(self.store.clone(), lease, self.registry.last_evicted());
@@ -67,8 +67,8 @@ impl KeepAlive {
         if loss == LockLoss::Evicted {
             self.registry.note_evicted(lease.key.clone());
         }
-        // Spares other processes from waiting until the session is found silent. If this fails,
-        // they wait.
+        // Without this removal, other processes wait until the session has been silent for long
+        // enough.
         self.remove(&lease).await;
     }
 
@@ -97,15 +97,17 @@ impl KeepAlive {
                 tracing::warn!(store, %loss, "lost the lock session of this process");
                 return loss;
             }
-            // A slow store must delay neither the next renewal nor a shutdown.
+            // A slow store must not delay the next renewal. It delays a shutdown by one deadline at
+            // most.
             let until = session.next_renewal().min(Instant::now() + Deadline::DEFAULT);
             let _ = tokio::time::timeout_at(until, slots.end_silent()).await;
         }
     }
 
-    /// Deletes the key, unless it serves another session by now.
+    /// Deletes the key, unless it already serves another session.
     async fn remove(&self, lease: &Lease) {
-        // Read first, because the newest renewal may have been written without an acknowledgement.
+        // The key is read first, because the newest renewal may have been written without an
+        // acknowledgement.
         if let Ok(Some(found)) = self.store.leader_entry(&lease.key).await
             && sign_of(lease.id, &found) == Sign::Life
             && !is_older(Some(found.version), Some(lease.version))
@@ -114,13 +116,13 @@ impl KeepAlive {
         }
     }
 
-    /// Renews the session, with retries until the renewal succeeds or the session is over.
+    /// Renews the session, with retries until the renewal succeeds or the session has ended.
     async fn renew(&self, lease: &mut Lease) -> Renewal {
         let nonce = lease.id.place().and_then(|_| u64::try_from(lease.id.number()).ok());
         let session = &self.session;
         let mut pauses = pauses(session.lease);
         // Time at which each attempt was sent. An attempt that is found in the store proves that
-        // this process lived at that time.
+        // this process was alive at that time.
         let mut attempts = Vec::new();
         loop {
             let sent = SuspendAwareInstant::now();
@@ -183,8 +185,8 @@ enum Found {
 }
 
 impl Lease {
-    /// Classifies the entry that was found. A missing entry may be an answer from before the
-    /// session was created, unless the renewal was rejected.
+    /// Classifies the found entry. A missing entry may be an answer from before the creation of the
+    /// session, unless the renewal was rejected.
     fn judge(&self, found: Option<&KvEntry>, is_rejected: bool) -> Found {
         match found {
             Some(entry) if entry.version == self.version => Found::Unchanged,
@@ -192,7 +194,7 @@ impl Lease {
                 Some(stored) if is_later(entry.version, self.version) => {
                     Found::Landed(entry.version, stored.renewal)
                 }
-                // The answer of a replaced leader.
+                // A replaced leader has answered.
                 Some(_) => Found::Unchanged,
                 None if is_older(Some(entry.version), Some(self.version)) => Found::Unchanged,
                 None => Found::Gone,
@@ -203,7 +205,7 @@ impl Lease {
     }
 }
 
-/// Marks a session as over if its task ends without having done so.
+/// Ends a session if its task stops without having ended it.
 struct Ending(Arc<Session>);
 
 impl Drop for Ending {
@@ -214,14 +216,14 @@ impl Drop for Ending {
 }
 
 /// Returns the deadline of one request of a renewal: a ninth of the lease. Three attempts of a
-/// write and a read then fit into the two thirds that are left when a renewal is due. In a short
-/// lease it is half a second, or a third of the lease if that is less. A slow server would
-/// otherwise never answer in time.
+/// write and a read then fit into the two thirds that are left when a renewal is due. For a short
+/// lease the deadline is half a second, or a third of the lease if that is less. Otherwise a slow
+/// server would never answer in time.
 fn request_limit(lease: Duration) -> Duration {
     (lease / 9).max(SHORT_REQUEST.min(lease / 3)).min(Deadline::DEFAULT)
 }
 
-/// Returns the pauses between attempts to renew, which are short against the lease.
+/// Returns the pauses between attempts to renew, which are at most a twelfth of the lease.
 fn pauses(lease: Duration) -> ExponentialBackoff {
     backoff(Duration::from_millis(20), lease / 12)
 }

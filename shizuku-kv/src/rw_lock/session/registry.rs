@@ -34,8 +34,8 @@ pub(super) enum Joined {
 }
 
 impl Registry {
-    /// Returns the session of a runtime and a length of lease, with one more user. Adds one if none
-    /// holds.
+    /// Returns the live session of a runtime and a length of lease, with one more user. Adds a
+    /// session if none is alive.
     pub(super) fn join(&self, runtime: runtime::Id, lease: Duration) -> Result<Joined, KvError> {
         let mut alive = lock(&self.sessions);
         // Removes the sessions of runtimes that have ended, too.
@@ -52,7 +52,8 @@ impl Registry {
         Ok(Joined::New(in_use))
     }
 
-    /// Ends a session here that other processes have ended.
+    /// Ends a session of this process, for example after other processes have ended it in the
+    /// store.
     pub(in crate::rw_lock) fn end(&self, id: SessionId, loss: LockLoss) {
         let alive = lock(&self.sessions);
         if let Some(session) = alive.sessions.values().find(|session| session.id() == Some(id)) {
@@ -77,7 +78,7 @@ impl Registry {
         }
     }
 
-    /// Returns the sessions that hold on a runtime.
+    /// Returns the sessions of a runtime that still hold.
     pub(in crate::rw_lock) fn of_runtime(&self, runtime: runtime::Id) -> Vec<SessionId> {
         let alive = lock(&self.sessions);
         let own = alive.sessions.iter();
@@ -85,8 +86,8 @@ impl Registry {
         own.filter_map(|(_, session)| session.id()).collect()
     }
 
-    /// Removes a session without users, after a lease or once the store is abandoned. Afterwards it
-    /// cannot gain a user.
+    /// Removes a session that has had no users for the length of its lease, or at once if the store
+    /// is abandoned. A removed session cannot gain a user. Returns whether the session was removed.
     pub(super) fn retire(&self, session: &Arc<Session>, is_abandoned: bool) -> bool {
         let mut alive = lock(&self.sessions);
         let time = if is_abandoned { Duration::ZERO } else { session.lease };

@@ -49,8 +49,9 @@ pub(super) struct Slots {
     store: Store,
     /// Length of the new session's lease.
     lease: Duration,
-    /// Key of the session that was evicted last. It is used only if no other key is free, because
-    /// an operator may have deleted it. The operator then sees this process under another key.
+    /// Key of the session that was evicted last. This key is used only if no other one is free,
+    /// because an operator may have deleted it. The operator then finds this process under another
+    /// key.
     evicted: Option<Key>,
     /// Keys that appeared to be in use. Those of crashed processes are deleted later.
     leftovers: Vec<Leftover>,
@@ -64,7 +65,7 @@ pub(super) struct Opened {
     pub(super) version: VersionToken,
     /// Time at which that entry was sent.
     pub(super) sent: SuspendAwareInstant,
-    /// Record of the lock that is likely to be wanted next, if it was found.
+    /// Record of the lock that is likely to be needed next, if it was found.
     pub(super) record: Option<KvEntry>,
 }
 
@@ -94,7 +95,7 @@ impl Slots {
         Self { store, lease, evicted, leftovers: Vec::new() }
     }
 
-    /// Creates the key of a session. `record` is the key of a lock that is likely to be wanted
+    /// Creates the key of a session. `record` is the key of a lock that is likely to be needed
     /// next.
     pub(super) async fn open(&mut self, record: &Key) -> KvResult<Opened> {
         let mut window = 0..FIRST_WINDOW;
@@ -207,7 +208,7 @@ impl Slots {
     }
 
     /// Writes the first entry of the session over a tombstone, or under a key without an entry.
-    /// Returns its version, and the time at which it was sent.
+    /// Returns the version of the entry, and the time at which it was sent.
     async fn write(
         &self,
         key: &Key,
@@ -234,7 +235,7 @@ impl Slots {
 
     /// Deletes keys that appeared to be in use when this session was opened, and have not been
     /// renewed for longer than their lease since. Like any silent session, such a session is ended
-    /// by deleting exactly the version that was seen.
+    /// by deleting exactly the observed version.
     ///
     /// Cancel safe: the next call continues.
     pub(super) async fn end_silent(&mut self) {

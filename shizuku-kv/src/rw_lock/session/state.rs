@@ -1,4 +1,4 @@
-//! A session as its claims see it: whether it holds, until when, and how it ended.
+//! The state of a session: whether it holds, until when, and how it ended.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,11 +32,11 @@ pub(in crate::rw_lock) struct Session {
     proof: Mutex<SuspendAwareInstant>,
     state: watch::Sender<State>,
     use_: Mutex<Use>,
-    /// Reason for ending the session, if it has to end.
+    /// Reason of a requested end.
     end_request: Mutex<Option<LockLoss>>,
     /// Wakes the keep-alive task of the session.
     pub(super) wake: Notify,
-    /// Set when that task has ended. If the store was reachable, the key is deleted by then.
+    /// Set when that task has ended. If the store was reachable, the key was deleted before.
     is_gone: watch::Sender<bool>,
     /// Record of a lock, read together with the keys of sessions.
     prefetched: Mutex<Option<KvEntry>>,
@@ -66,7 +66,7 @@ impl Session {
     }
 
     /// Begins the session. `sent` is the time at which its first entry was sent, `prefetched` the
-    /// record of a lock that was read on the way.
+    /// record of a lock that was read together with the keys.
     pub(super) fn begin(
         &self,
         id: SessionId,
@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Extends the session from the moment at which the renewal was sent. Returns false if the
-    /// session had expired before the acknowledgement came. A lost session stays lost, because
+    /// session had expired before the acknowledgement arrived. A lost session stays lost, because
     /// another process may have acted on the loss.
     pub(super) fn prolong(&self, sent: SuspendAwareInstant) -> bool {
         let mut proof = lock(&self.proof);
@@ -105,7 +105,7 @@ impl Session {
         holds
     }
 
-    /// Ends the session. The first reason counts.
+    /// Ends the session. Later reasons are ignored.
     pub(super) fn finish(&self, loss: LockLoss) {
         self.state.send_if_modified(|state| {
             let is_open = matches!(state, State::Opening | State::Live);
@@ -116,7 +116,7 @@ impl Session {
         });
     }
 
-    /// Returns why the session does not hold any more. Returns `None` if it holds.
+    /// Returns the reason why the session no longer holds. Returns `None` if it holds.
     pub(in crate::rw_lock) fn loss(&self) -> Option<LockLoss> {
         match &*self.state.borrow() {
             State::Over(loss) => Some(*loss),
@@ -133,20 +133,20 @@ impl Session {
         lock(&self.proof).instant() + self.lease / 3
     }
 
-    /// Returns the time until which the session holds if it is not renewed.
+    /// Returns the time until which the session holds without another renewal.
     pub(in crate::rw_lock) fn end(&self) -> Instant {
         lock(&self.proof).instant() + self.lease
     }
 
-    /// Waits until the session does not hold any more.
+    /// Waits until the session no longer holds.
     pub(in crate::rw_lock) async fn lost(&self) -> LockLoss {
         let mut states = self.state.subscribe();
         loop {
             if let Some(loss) = self.loss() {
                 return loss;
             }
-            // The end of a session changes the state. The end of the lease is computed again after
-            // each renewal that was due.
+            // The end of a session changes the state. The end of the lease is computed again each
+            // time a renewal was due.
             let _ = tokio::time::timeout_at(self.end(), states.changed()).await;
         }
     }
@@ -158,7 +158,7 @@ impl Session {
         if let Ok(State::Failed(error)) = state.as_deref() {
             return Err(error.clone());
         }
-        // A claim detects a session that has already ended.
+        // A claim detects a session that has ended meanwhile.
         self.id().ok_or_else(|| KvError::Unavailable {
             operation: "open a lock session",
             reason: "its task has ended".to_owned(),
@@ -186,7 +186,7 @@ impl Session {
         use_.users == 0 && use_.since.elapsed() >= time
     }
 
-    /// Notes that the keep-alive task has ended.
+    /// Records that the keep-alive task has ended.
     pub(super) fn mark_gone(&self) {
         self.is_gone.send_replace(true);
     }
@@ -230,7 +230,7 @@ impl Drop for InUse {
     }
 }
 
-/// Prevents a session from ending because it is unused. Clones count too.
+/// A use of a session, which keeps the session from ending as unused. Each clone is a use.
 #[derive(Debug)]
 pub(in crate::rw_lock) struct SessionUse {
     in_use: InUse,
@@ -243,7 +243,8 @@ impl SessionUse {
         ClaimId { session: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Removes and returns the record of this lock, if it was read when the session was opened.
+    /// Removes and returns the record of this lock, if it was read during the opening of the
+    /// session.
     pub(in crate::rw_lock) fn take_prefetched(&self, key: &Key) -> Option<KvEntry> {
         lock(&self.prefetched).take_if(|entry| entry.key == *key)
     }

@@ -123,18 +123,18 @@ async fn losses_share_the_first_moment_and_their_pauses_grow() {
     assert!(before.elapsed() < FIRST_PAUSE * 4);
 }
 
+/// The age of the watch counts, because a quiet key has no later update.
 #[tokio::test(start_paused = true)]
 async fn lasting_watch_resets_the_pauses() {
-    let mut follower = over(vec![(None, Ok(put(1)))]).await;
-    follower.pauses = Some(backoff(FIRST_PAUSE, LONGEST_PAUSE));
-    tokio::time::advance(LASTING / 2).await;
-    events(&mut follower, 1).await;
-    assert!(follower.pauses.is_some());
-    let mut follower = over(vec![(None, Ok(put(1)))]).await;
-    follower.pauses = Some(backoff(FIRST_PAUSE, LONGEST_PAUSE));
-    tokio::time::advance(LASTING).await;
-    events(&mut follower, 1).await;
-    assert!(follower.pauses.is_none());
+    for (age, is_reset) in [(LASTING / 2, false), (LASTING, true)] {
+        let lost = KvError::StoreNotFound { store: "store".to_owned() };
+        let mut follower = over(vec![(None, Ok(put(1))), (None, Err(lost))]).await;
+        follower.pauses = Some(backoff(FIRST_PAUSE, LONGEST_PAUSE));
+        assert_eq!(events(&mut follower, 1).await, ["1, up"]);
+        tokio::time::advance(age).await;
+        assert_eq!(events(&mut follower, 1).await, ["lost, down"]);
+        assert_eq!(follower.pauses.is_none(), is_reset, "after {age:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Cases that a hostile review of the subscriptions has found, one test each.
+//! Cases that a review of the subscriptions has found, one test each.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -47,7 +47,7 @@ impl Table {
 
     fn collect(&mut self) {
         self.openings.extend(self.subscriptions.take_due().1);
-        // Checks everything, so only with few subscribers.
+        // Run with few subscribers only, because it checks all of them.
         if self.subscribers < 100 {
             self.subscriptions.check();
         }
@@ -150,7 +150,7 @@ fn failed_openings_are_retried_one_for_all_waiting_subscribers() {
     let probe = table.openings.remove(0);
     assert!(probe.later);
     table.subscriptions.begin(probe.upstream);
-    // A probe says nothing about subscribers that came after it began.
+    // A probe proves nothing about subscribers that joined after its start.
     let (_, late) = table.join_key(5);
     assert_eq!(table.subscriptions.end(probe.upstream, &gone()), Ended::Nothing);
     table.collect();
@@ -308,7 +308,8 @@ fn upstream_of_many_keys_serves_subscribers_still_opening() {
     table.subscriptions.check();
 }
 
-/// Openings hang, and subscribers retry. The turns of subscribers that have left are removed.
+/// Openings do not return, and subscribers retry. The turns of subscribers that have left are
+/// removed.
 #[test]
 fn turns_of_subscribers_that_left_are_removed() {
     let mut table = Table::default();

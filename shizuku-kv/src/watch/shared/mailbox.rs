@@ -10,9 +10,9 @@ use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink, lock};
 
 type Item = (KvUpdate, WatchCursor);
 
-/// The updates in the order in which they came. Only the newest of each key is kept, except for
-/// those that the caught-up marker depends on. Bounded by the number of keys, however slow the
-/// subscriber is.
+/// The updates in the order of their arrival. An update supersedes the older one of its key, unless
+/// the caught-up marker depends on that one. The size is therefore bounded by the number of keys,
+/// however slow the subscriber is.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     contents: Mutex<Contents>,
@@ -52,8 +52,7 @@ impl Mailbox {
         });
     }
 
-    /// Marks the upstream as open. Returns a waker, which the caller wakes without holding the
-    /// mutex.
+    /// Marks the upstream as open. Returns a waker, which the caller wakes without the mutex.
     #[must_use]
     pub(super) fn open(&self) -> Option<Waker> {
         let mut contents = self.lock();
@@ -162,7 +161,7 @@ impl Contents {
             None => self.marker = None,
         }
         if self.items.is_empty() {
-            // Frees the memory that a slow moment used.
+            // Frees the memory that many unread updates used.
             self.newest.shrink_to(32);
         }
         Some(item)

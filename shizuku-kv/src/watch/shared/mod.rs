@@ -6,16 +6,16 @@
 //!
 //! - A subscriber begins with an upstream that was opened after its request. It therefore gets the
 //!   current state, in which no acknowledged write is missing. Subscribers that request the same
-//!   meanwhile share the next upstream.
-//! - Each subscriber has a mailbox. A slow subscriber finds the newest update of each key in it,
-//!   and blocks no other subscriber.
+//!   scope meanwhile share the next upstream.
+//! - Each subscriber has a mailbox. A slow subscriber finds the newest update of each key in its
+//!   mailbox, and blocks no other subscriber.
 //! - Many upstreams of single keys are replaced by one. It is opened beside them, at the earliest
-//!   of their positions. Both feed the subscribers meanwhile, and a subscriber skips the updates
-//!   that it has already. When the replacement has caught up, the others end. Up to
+//!   of their positions. Both feed the subscribers meanwhile, and a subscriber skips updates that
+//!   were already delivered. When the replacement has caught up, the others end. Up to
 //!   [`EXACT_KEYS`](scopes::EXACT_KEYS) keys are requested by name; beyond, prefixes that cover
 //!   them.
 //! - A subscriber of a key that such an upstream covers listens to it from the start. The upstream
-//!   that brings the subscriber's initial state ends at the marker.
+//!   that delivers the subscriber's initial state ends at the marker.
 //! - Upstreams of the same prefixes become one when both have caught up.
 //!
 //! [`subscriptions`] records which upstream feeds which subscriber: plain data behind one mutex,
@@ -54,14 +54,14 @@ use crate::store::{
 
 const OPERATION: &str = "watch";
 
-/// Timeout for opening an upstream that replaces others.
+/// Timeout for opening an upstream for which no subscriber waits.
 const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Pause before the next opening after one that failed, for all upstreams together.
 const REST: Duration = Duration::from_millis(100);
 
 /// Opens a watch that shares an upstream with other watches of the same handle and its clones. A
-/// slow subscriber does not slow its source then, but finds the newest entry of each key.
+/// slow subscriber then does not slow its source, but reads only the newest entry of each key.
 ///
 /// # Errors
 /// As for [`Store::watch`].
@@ -79,8 +79,8 @@ pub(crate) fn upkeep(store: &Store) -> Arc<Upkeep> {
 /// The upstreams of one store, shared by the clones of a handle.
 #[derive(Default)]
 struct SharedWatches {
-    /// One for each runtime: an upstream ends with the runtime that drives it, and stands still
-    /// with it.
+    /// One for each runtime: an upstream ends with the runtime that drives it, and makes no
+    /// progress while that runtime is blocked.
     hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
     /// The upkeep of live values, one for each runtime and interval.
     upkeeps: Mutex<Vec<(runtime::Id, Weak<Upkeep>)>>,
@@ -188,7 +188,7 @@ impl Drop for Alone {
     }
 }
 
-/// The upstreams that one runtime drives. It exists as long as it has subscribers.
+/// The upstreams that one runtime drives. A hub exists as long as it has subscribers.
 struct Hub {
     backend: Arc<dyn KvStore>,
     runtime: runtime::Handle,
@@ -253,23 +253,25 @@ impl Upstream {
         let Some(error) = ended else { return };
         let store = self.hub.backend.name();
         match self.hub.with(|subscriptions| subscriptions.end(self.id, &error)) {
-            Ended::Trouble => tracing::warn!(store, %error, "a watch cannot be opened"),
+            Ended::Trouble => tracing::warn!(store, %error, "cannot open a watch"),
             Ended::Nothing => {
-                tracing::debug!(store, %error, "a watch cannot be opened, or was of no use")
+                tracing::debug!(store, %error, "lost an unused watch, or cannot open one again")
             }
             Ended::Subscribers(subscribers) => {
-                tracing::warn!(store, subscribers, %error, "a shared watch has ended")
+                tracing::warn!(store, subscribers, %error, "lost a shared watch")
             }
         }
     }
 
-    /// Passes on the updates of the backend, until its watch ends. Returns the error.
+    /// Passes the updates of the backend on to the subscribers, until the watch ends. Returns the
+    /// error.
     async fn upstream(&self, opening: Opening) -> KvError {
         if opening.later {
             tokio::time::sleep(REST).await;
         }
         self.hub.with(|subscriptions| subscriptions.begin(self.id));
-        // An opening that hangs holds up others of the same interest.
+        // The time is limited, because an opening without an answer delays others of the same
+        // interest.
         let limit = if opening.deadline.is_some() { Deadline::DEFAULT } else { REPLACEMENT_LIMIT };
         let deadline = opening.deadline.filter(|deadline| deadline.remaining() <= limit);
         let deadline = deadline.unwrap_or_else(|| Deadline::after(limit));
@@ -304,8 +306,8 @@ impl Upstream {
                 Some(Some(Err(error))) => return error,
                 Some(None) => return KvError::Closed { operation: OPERATION },
             }
-            // A scope that changes all the time must not keep the thread from other tasks, nor this
-            // task from being ended.
+            // A scope that changes all the time must not block other tasks of the thread, nor the
+            // end of this task.
             tokio::task::consume_budget().await;
         }
     }

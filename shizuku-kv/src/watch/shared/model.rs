@@ -15,7 +15,7 @@ use crate::store::{
     WatchScope,
 };
 
-/// A store as its watches see it: everything that was ever written.
+/// A store with all of its writes.
 #[derive(Clone, Default)]
 struct Log {
     incarnation: u8,
@@ -357,7 +357,7 @@ impl World {
         self.run_until_idle();
     }
 
-    /// Performs everything that can happen, until nothing follows.
+    /// Performs all pending actions, until none is left.
     fn quiet(&mut self) {
         loop {
             let mut busy = false;

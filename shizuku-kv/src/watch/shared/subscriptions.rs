@@ -23,19 +23,18 @@ pub(super) type SubscriberId = u64;
 /// Maximum number of upstreams that are opened at a time. While openings fail, it is one.
 const MOST_OPENINGS: usize = 16;
 
-/// Maximum number of openings for the same interest, so that one that hangs does not hold up all
-/// its subscribers.
+/// Maximum number of openings for the same interest. With a second one, an opening without an
+/// answer does not delay all subscribers of the interest.
 const MOST_ALIKE: usize = 2;
 
-/// Number of waiting keys beyond which an additional upstream of prefixes is opened for all of
-/// them.
+/// Maximum number of waiting keys. Beyond it, an additional upstream is opened for all of them.
 const MANY_WAITING: usize = 1024;
 
-/// Time after a denied replacement in which no other one is requested.
+/// Pause after a denied replacement before another one is requested.
 const DENIED: Duration = Duration::from_secs(60);
 
-/// Values up to this size are copied, so that a small one does not hold the buffer that it was read
-/// into.
+/// Maximum size in bytes of a value that is copied, so that a small value does not keep the buffer
+/// of the network alive.
 const SMALL_VALUE: usize = 4096;
 
 /// The keys that a subscriber follows.
@@ -56,18 +55,18 @@ pub(super) struct Opening {
     pub(super) from: Option<WatchCursor>,
     /// The latest deadline of its waiting subscribers. `None` if no subscriber waits for it.
     pub(super) deadline: Option<Deadline>,
-    /// Whether to open it a moment later, because the last openings failed.
+    /// Whether to open it after a pause, because the last opening failed.
     pub(super) later: bool,
-    /// Notified when no subscriber needs it any more.
+    /// Notified when no subscriber needs the upstream any more.
     pub(super) stop: Arc<Notify>,
 }
 
-/// Consequence of an upstream's end; for the log.
+/// Consequence of an upstream's end, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It could not be opened, for the first time.
+    /// The upstream could not be opened, and the opening before had succeeded.
     Trouble,
-    /// It could not be opened again, or it had no subscribers.
+    /// The upstream could not be opened, like the one before, or had no subscribers.
     Nothing,
     /// This number of subscribers has to subscribe again.
     Subscribers(usize),
@@ -93,7 +92,7 @@ struct Upstream {
 enum Phase {
     Opening,
     /// The initial state is arriving. The set has the keys of subscribers for which an entry has
-    /// come. `None` if the upstream resumes from a cursor, so that no initial state comes.
+    /// arrived. `None` if the upstream resumes from a cursor, and therefore has no initial state.
     Syncing(Option<HashSet<Key>>),
     Current,
 }
@@ -103,15 +102,15 @@ struct Subscriber {
     interest: Interest,
     deadline: Deadline,
     mailbox: Arc<Mailbox>,
-    /// The upstream that delivers its initial state and whose link it shows. `None` while it waits
-    /// for its turn.
+    /// The upstream that delivers the initial state, and whose connection state the subscriber
+    /// shows. `None` while the subscriber waits for its turn.
     upstream: Option<UpstreamId>,
     /// A second upstream, which is to replace the first.
     pending_upstream: Option<UpstreamId>,
     /// The newest update that the second upstream delivered before the first has delivered the
     /// initial state.
     held: Option<(KvUpdate, WatchCursor)>,
-    /// Whether it has its initial state.
+    /// Whether the initial state was delivered.
     ready: bool,
     incarnation: Option<[u8; 16]>,
     /// Highest position delivered to this subscriber; older updates are skipped.
@@ -135,10 +134,10 @@ pub(super) struct Subscriptions {
     opening: HashMap<UpstreamId, Interest>,
     /// Whether the last opening failed.
     failing: bool,
-    /// The upstream that is to take over the subscribers of others.
+    /// The upstream to which the subscribers of others will be moved.
     replacement: Option<UpstreamId>,
-    /// Time until which none is opened, because this user may not watch several keys at once. The
-    /// permission can change under an open connection.
+    /// Time until which no replacement is opened, because this user may not watch several keys at
+    /// once. The permission can change while the connection is open.
     no_replacement_until: Option<Instant>,
     due: Vec<Opening>,
     wakers: Vec<Waker>,
@@ -175,7 +174,8 @@ impl Upstream {
         self.cursor.map(|cursor| *cursor.incarnation())
     }
 
-    /// Returns whether others can be moved to it: it has caught up, and its link is up.
+    /// Returns whether the subscribers of other upstreams can be moved to this one: it has caught
+    /// up, and its connection is up.
     fn is_sound(&self) -> bool {
         self.is_current() && self.link.is_up()
     }
@@ -219,8 +219,8 @@ impl Subscriptions {
             return id;
         }
         // An upstream that covers this key already becomes the pending upstream, so that the one
-        // that brings the initial state can end. The subscriber listens to it from now on, because
-        // the other one begins later.
+        // that delivers the initial state can end. The subscriber listens to the pending upstream
+        // from now on, because the other one begins later.
         let next = interest.key().and_then(|key| {
             let covers = |upstream: &Upstream| {
                 upstream.of_keys && upstream.is_sound() && upstream.scope.matches(key)
@@ -249,7 +249,8 @@ impl Subscriptions {
         id
     }
 
-    /// Notes that the opening begins. It also answers for the subscribers that wait by now.
+    /// Records that the opening begins. Its outcome also applies to the subscribers that are
+    /// waiting at this time.
     pub(super) fn begin(&mut self, upstream: UpstreamId) {
         if self.failing && self.opening.contains_key(&upstream) {
             for id in self.waiting.values().flatten() {
@@ -260,7 +261,7 @@ impl Subscriptions {
         }
     }
 
-    /// Notes that the upstream is open, from its cursor or with the initial state.
+    /// Records that the upstream is open, from its cursor or with the initial state.
     pub(super) fn opened(&mut self, upstream: UpstreamId, link: WatchLink, resumed: bool) {
         let Some(opened) = self.upstreams.get_mut(&upstream) else { return };
         opened.phase = Phase::Syncing((!resumed).then(HashSet::new));
@@ -324,8 +325,8 @@ impl Subscriptions {
         }
     }
 
-    /// Ends an upstream, or an opening that failed. Its subscribers get the error, except for those
-    /// that have the time to wait for another.
+    /// Ends an upstream, or an opening that failed. The subscribers receive the error, unless they
+    /// have the time to wait for another opening.
     pub(super) fn end(&mut self, upstream: UpstreamId, error: &KvError) -> Ended {
         let Some(ended) = self.upstreams.remove(&upstream) else { return Ended::Nothing };
         if self.replacement.take_if(|replacement| *replacement == upstream).is_some()
@@ -375,7 +376,7 @@ impl Subscriptions {
     }
 
     /// Ends all subscribers with the error, because no task drives the upstreams any more. Later
-    /// subscribers get it too.
+    /// subscribers receive it too.
     pub(super) fn close(&mut self, error: KvError) {
         for subscriber in std::mem::take(&mut self.subscribers).into_values() {
             self.wakers.extend(subscriber.mailbox.end(&error));
@@ -437,7 +438,7 @@ impl Subscriptions {
     }
 
     /// Opens upstreams for waiting subscribers, each for all of one interest. A subscriber that
-    /// comes during an opening waits for the next, because the opening may have begun already.
+    /// joins during an opening waits for the next, because the opening may have begun already.
     fn open_waiting(&mut self) {
         let most = if self.failing { 1 } else { MOST_OPENINGS };
         for _ in 0..self.turns.len() {
@@ -468,14 +469,14 @@ impl Subscriptions {
         self.open_for_many();
     }
 
-    /// Returns whether an upstream may be opened that takes over the subscribers of others.
+    /// Returns whether an upstream may be opened that replaces others.
     fn may_replace(&self) -> bool {
         self.replacement.is_none()
             && self.no_replacement_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// Opens one upstream that brings the initial state of all waiting keys, because opening each
-    /// by itself would take too long.
+    /// Opens one upstream that delivers the initial state of all waiting keys, because separate
+    /// openings would take too long.
     fn open_for_many(&mut self) {
         if self.waiting.len() <= MANY_WAITING || self.failing || !self.may_replace() {
             return;
@@ -548,7 +549,7 @@ impl Subscriptions {
                 let Some(subscriber) = self.subscribers.get_mut(&id) else { continue };
                 let held = subscriber.held.take();
                 let Some(next) = subscriber.pending_upstream else { continue };
-                // An upstream that is not current yet will take the subscriber when it is.
+                // If the pending upstream is not current yet, the subscriber is moved once it is.
                 if self.upstreams.get(&next).is_some_and(Upstream::is_current) {
                     subscriber.pending_upstream = None;
                     self.move_or_stay(id, next);
@@ -568,7 +569,7 @@ impl Subscriptions {
             } else {
                 subscriber.pending_upstream = None;
                 // A key that is missing in an initial state is gone, and the first upstream has not
-                // delivered that yet. It will handle it.
+                // delivered that yet. The subscriber stays there, to receive the deletion.
                 let unclear = mentioned.as_ref().is_some_and(|mentioned| {
                     subscriber.live
                         && subscriber.delivered_through.is_some_and(|through| through <= position)
@@ -604,7 +605,7 @@ impl Subscriptions {
         let interest = subscriber.interest.clone();
         let previous = subscriber.upstream.replace(upstream);
         subscriber.pending_upstream = None;
-        // The old upstream may still have to be opened.
+        // The old upstream may not be open yet.
         self.wakers.extend(subscriber.mailbox.open());
         if let Some(to) = self.upstreams.get(&upstream) {
             subscriber.mailbox.relink(&to.link);
@@ -612,8 +613,8 @@ impl Subscriptions {
         let position = previous.and_then(|id| self.upstreams.get(&id)).map(Upstream::position);
         match previous {
             Some(previous) => {
-                // The old upstream has delivered everything up to its position, if it had delivered
-                // anything.
+                // The old upstream, if any of its updates has arrived, has delivered all updates up
+                // to its position.
                 if subscriber.ready && interest.key().is_some() {
                     subscriber.delivered_through = subscriber.delivered_through.max(position);
                 }
@@ -623,8 +624,8 @@ impl Subscriptions {
         }
     }
 
-    /// Makes `next` the upstream of a subscriber that has been listening to it, if it is sound and
-    /// of the same store.
+    /// Makes `next`, to which the subscriber has been listening, its only upstream. Leaves the
+    /// subscriber at the old one if `next` is not sound or belongs to another store.
     fn move_or_stay(&mut self, id: SubscriberId, next: UpstreamId) {
         let incarnation = self.subscribers.get(&id).and_then(|subscriber| subscriber.incarnation);
         match self.upstreams.get(&next) {
@@ -668,8 +669,8 @@ impl Subscriptions {
         }
     }
 
-    /// Bounds the number of turns by the number of waiting interests. While openings hang, no turn
-    /// is used, and each retry of a subscriber would add one.
+    /// Bounds the number of turns by the number of waiting interests. While openings get no answer,
+    /// no turn is used, and each retry of a subscriber would add one.
     fn drop_stale_turns(&mut self) {
         if self.turns.len() > 2 * self.waiting.len() + MOST_OPENINGS {
             let mut kept = HashSet::with_capacity(self.waiting.len());

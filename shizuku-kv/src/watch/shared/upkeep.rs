@@ -1,9 +1,9 @@
 //! The shared tasks of the live values of one runtime, besides their watches: a sign of life, and
 //! the comparison with the store.
 //!
-//! One read of the store's figures each minute serves all of them. Their keys are looked up in
-//! batches only if the figures have changed. A key is read from the leader only if its watch does
-//! not deliver the found entry (ADR 0048).
+//! One read of the store's figures in each interval serves all of them. Their keys are read in
+//! batches only if the figures have changed. A key is then read from the leader only if the watch
+//! does not deliver the entry that was found (ADR 0048).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,11 +21,11 @@ use crate::store::{
 };
 use crate::watch::pulse::Pulse;
 
-/// Maximum number of keys that are looked up after one read of the figures. The others follow after
-/// the next.
+/// Maximum number of keys that are read after one read of the figures. The others follow after the
+/// next read.
 const MOST_KEYS: usize = 4096;
 
-/// Number of keys in one lookup.
+/// Maximum number of keys in one read.
 const PAGE: usize = 512;
 
 /// Timeout for a watch to deliver a found entry.
@@ -54,7 +54,7 @@ fn value_of(entry: Option<&KvEntry>) -> KnownValue {
     entry.filter(|entry| !entry.is_tombstone()).map(|entry| (entry.version, entry.created))
 }
 
-/// The comparison of one key with the store, until it is dropped.
+/// The comparison of one key with the store. It ends when this value is dropped.
 pub(crate) struct KeyComparison {
     upkeep: Arc<Upkeep>,
     id: u64,
@@ -70,7 +70,7 @@ impl KeyComparison {
     /// Waits until the store differs from the delivered value, so that the key has to be read
     /// again.
     ///
-    /// Cancel safe: a notification is kept for the next call.
+    /// Cancel safe: the next call receives the notification.
     pub(crate) async fn differs(&self) {
         self.key.differs.notified().await;
     }
@@ -82,7 +82,8 @@ impl Drop for KeyComparison {
     }
 }
 
-/// The upkeep of one runtime's live values. Its tasks end with its last owner.
+/// The upkeep of the live values of one runtime that share an interval. The tasks end when the last
+/// owner drops this value.
 pub(crate) struct Upkeep {
     backend: Arc<dyn KvStore>,
     pub(crate) pulse: Arc<Pulse>,
@@ -97,11 +98,11 @@ struct ComparedKeys {
     last_id: u64,
     /// The keys, and the last round in which each was compared.
     by_id: BTreeMap<u64, (Arc<ComparedKey>, u64)>,
-    /// The last key that was compared. The next turn begins behind it.
+    /// The last key that was compared. The next turn begins after it.
     turn: u64,
-    /// Number of the round in which each key is compared once.
+    /// Number of the round. In a round, each key is compared once.
     round: u64,
-    /// The figures of the round.
+    /// The figures at the start of the round.
     figures: Option<StoreFigures>,
 }
 
@@ -125,8 +126,8 @@ impl Upkeep {
         self.interval
     }
 
-    /// Compares a key from now on. `known` is its newest delivered value, `None` if its state is
-    /// unknown.
+    /// Compares a key from now on. `known` is the newest delivered value, `None` if the state of
+    /// the key is unknown.
     pub(crate) fn compare(self: &Arc<Self>, key: Key, known: Option<KnownValue>) -> KeyComparison {
         let key = Arc::new(ComparedKey { key, known: Mutex::new(known), differs: Notify::new() });
         let id = lock(&self.keys).insert(Arc::clone(&key));
@@ -174,7 +175,7 @@ impl Upkeep {
             if key.known() == before && before != Some(value_of(entry.as_ref())) {
                 tracing::warn!(
                     store = self.backend.name(), key = %key.key,
-                    "a live value differs from its store, reading it again"
+                    "detected a live value that differs from its store, reading it again"
                 );
                 key.differs.notify_one();
             }
@@ -231,7 +232,8 @@ async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
         sleep(pause).await;
         let Some(upkeep) = upkeep.upgrade() else { return };
         if let Err(error) = upkeep.compare_keys().await {
-            tracing::debug!(store = upkeep.backend.name(), %error, "live values cannot be compared for now");
+            let store = upkeep.backend.name();
+            tracing::debug!(store, %error, "cannot compare live values, retrying later");
         }
         pause = interval;
     }

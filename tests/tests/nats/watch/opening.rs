@@ -183,3 +183,47 @@ async fn store_recreated_during_opening_is_watched_anew() {
         assert_eq!(next(&mut resumed).await.unwrap(), KvUpdate::CaughtUp);
     }
 }
+
+/// The entry needs no further request. The cursor of the marker needs one, which comes later.
+#[tokio::test]
+async fn entry_is_delivered_before_the_marker_is_proven() {
+    let world = World::new(1).await;
+    world.around.put(KEY, "value").await.unwrap();
+    let change = async || {
+        world.around.put("other", "value").await.unwrap();
+    };
+    let mut watch = world.watch_around(change).await;
+    world.proxy.hold_requests(true);
+    let entry = next(&mut watch).await.unwrap().into_entry().unwrap();
+    assert_eq!(entry.value, "value");
+    world.proxy.hold_requests(false);
+    assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
+    // Without an answer, the cursor would stay at the entry.
+    let marker = watch.cursor().unwrap().position();
+    assert!(marker > entry.version.as_u64().unwrap(), "{marker}");
+}
+
+/// A deletion that was written during the opening is delivered, even if the server has removed its
+/// tombstone before it is asked for the newest message.
+#[tokio::test]
+async fn deletion_removed_before_the_marker_is_delivered() {
+    let world = World::new(5).await;
+    world.around.put(KEY, "value").await.unwrap();
+    let change = async || {
+        world.around.delete(KEY).await.unwrap();
+    };
+    let mut watch = world.watch_around(change).await;
+    let stream = async_nats::jetstream::new(world.server.client().await);
+    let stream = stream.get_stream("KV_b").await.unwrap();
+    let name = world.server.consumers("b").await.remove(0);
+    eventually("both messages were sent", async || {
+        stream.consumer_info(&name).await.unwrap().delivered.consumer_sequence == 2
+    })
+    .await;
+    let entry = next(&mut watch).await.unwrap().into_entry().unwrap();
+    assert_eq!(entry.value, "value");
+    stream.purge().await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
+    let deletion = next(&mut watch).await.unwrap().into_entry().unwrap();
+    assert!(deletion.operation.is_deletion(), "{deletion:?}");
+}

@@ -110,7 +110,7 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         ("nats://app:hunter2@host?deadline_ms=soon", "milliseconds"),
         ("nats://app:hunter2@host?connect_timeout_ms=-1", "milliseconds"),
         ("nats://app:hunter2@host?tls_first=yes", "true or false"),
-        ("nats://app:hunter2@host?tls_cert=hunter2", "together"),
+        ("nats://app:hunter2@host?tls_cert=hunter2", "need each other"),
         ("nats://app:hunter2@host?creds=/tmp/hunter2", "more than one kind"),
         ("nats://app:hunter2%ff@host", "UTF-8"),
         ("nats://app:hunter2/x@host", "%2F"),

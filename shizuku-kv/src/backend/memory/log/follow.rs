@@ -1,4 +1,4 @@
-//! Reads of a log for watches, which follow it from one sequence number to the next.
+//! Reads of a log for watches, in the order of sequence numbers.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -8,15 +8,15 @@ use super::{Log, StoredEntry, Versions};
 use crate::backend::memory::selector::Selector;
 use crate::store::{Key, KvEntry};
 
-/// Maximum number of entries that [`Log::next_after`] and [`Log::superseded`] visit in one call, so
-/// that the lock around it is held for a short time whatever the scope.
+/// Maximum number of entries that [`Log::next_after`] and [`Log::superseded`] visit in one call.
+/// With any scope, the caller therefore locks the store for a short time only.
 pub(crate) const WALK: usize = 1024;
 
-/// Number of entries that [`Log::look_ahead`] looks up.
+/// Maximum number of entries that [`Log::look_ahead`] reads.
 const AHEAD: usize = 32;
 
-/// Number of entries of a log that may not fit into the caches of a processor. A few in tests, so
-/// that small logs look ahead.
+/// Minimum number of entries of a log that may not fit into the caches of a processor. Small in
+/// tests, so that small logs look ahead.
 const LARGE: usize = if cfg!(test) { 4 } else { 16 * 1024 };
 
 /// The result of [`Log::next_after`].
@@ -24,7 +24,7 @@ const LARGE: usize = if cfg!(test) { 4 } else { 16 * 1024 };
 pub(crate) enum Next {
     /// An entry in scope, with its sequence number.
     Entry(u64, KvEntry),
-    /// No entry in scope up to this sequence number; more entries follow.
+    /// No entry in scope up to this sequence number. More entries follow.
     More(u64),
     /// No entry in scope.
     End,
@@ -35,8 +35,7 @@ pub(crate) enum Next {
 pub(crate) enum Owed {
     /// All of these keys.
     Known(BTreeSet<Key>),
-    /// The ones among the keys up to this one, in the order of keys; `None` if the search has not
-    /// begun.
+    /// The owed keys up to this key, in the order of keys. `None` if the search has not begun.
     UpTo(Option<Key>, BTreeSet<Key>),
 }
 
@@ -48,7 +47,7 @@ impl Log {
             held.sequence > position
                 && (held.sequence > state || held.sequence == versions.newest.sequence)
         };
-        // Most watches of a single key are opened on stores with many keys.
+        // A watch of a single key reads only this key, because most stores have many keys.
         if let Some(key) = selector.only_key() {
             let versions = self.versions(key);
             let held =
@@ -72,12 +71,12 @@ impl Log {
         Next::End
     }
 
-    /// Looks up the selected keys of the next entries after `position`, so that the following calls
-    /// of [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
-    /// sequence number of the last of these entries, or the highest one for a small log.
+    /// Reads the selected keys of the next entries after `position`. The following calls of
+    /// [`next_after`](Self::next_after) then find them in the caches of the processor. Returns the
+    /// sequence number of the last of these entries, or the highest possible one for a small log.
     ///
-    /// The keys of adjacent entries are far apart in the table. A processor waits for the memory of
-    /// several lookups at once if nothing comes between them (ADR 0078).
+    /// The keys of adjacent entries are far apart in the table. A processor can wait for the memory
+    /// of several reads at once if no other work is between them (ADR 0078).
     pub(crate) fn look_ahead(&self, position: u64, selector: &Selector) -> u64 {
         if self.order.len() < LARGE {
             return u64::MAX;
@@ -85,7 +84,7 @@ impl Log {
         let ahead = self.order.range((Bound::Excluded(position), Bound::Unbounded)).take(AHEAD);
         ahead.fold(position, |last, (&sequence, key)| {
             if selector.contains(key) {
-                // The lookup must not be optimized away.
+                // The compiler must not remove the read.
                 black_box(self.versions(key).map(|versions| versions.newest.sequence));
             }
             last.max(sequence)
@@ -93,8 +92,9 @@ impl Log {
     }
 
     /// Returns the selected keys that had an entry at the sequence number `start`, and whose newest
-    /// entry a reader at `position` has not reached yet. If too many entries follow `position`, no
-    /// key is known yet, and [`superseded_more`](Self::superseded_more) finds them.
+    /// entry a reader at `position` has not reached yet. If more than [`WALK`] entries follow
+    /// `position`, returns no key yet, and [`superseded_more`](Self::superseded_more) finds the
+    /// keys.
     pub(crate) fn superseded(&self, start: u64, position: u64, selector: &Selector) -> Owed {
         let is_superseded = |key: &&Key| self.is_superseded(key, start, position);
         if let Some(key) = selector.only_key() {
@@ -111,9 +111,9 @@ impl Log {
     /// Adds more of the keys of [`superseded`](Self::superseded), for the same reader at the same
     /// position.
     ///
-    /// The search is in the order of keys, because a key keeps its place there whatever is written
-    /// between two calls. A key that was delivered and written again meanwhile is added too: the
-    /// reader will reach it.
+    /// The search is in the order of keys, because writes between two calls do not move a key in
+    /// this order. A key that was delivered and written again meanwhile is added too, because the
+    /// reader will reach the new entry.
     pub(crate) fn superseded_more(
         &self,
         start: u64,
@@ -141,16 +141,16 @@ impl Log {
             .is_some_and(|versions| versions.since <= start && versions.newest.sequence > position)
     }
 
-    /// Checks that everything after `position` is known without a gap.
+    /// Checks that the entries after `position` are known without a gap.
     ///
     /// # Errors
-    /// Returns the reason if it is not.
+    /// Returns the reason if there is a gap.
     pub(crate) fn resume(&self, position: u64) -> Result<(), &'static str> {
         if position > self.sequence {
             return Err("the cursor is ahead of everything that the store has seen");
         }
-        // Some of the entries that are missing before the first one were only superseded. The store
-        // cannot tell which, and neither can a server.
+        // Some of the missing entries before the first one were only superseded. The store cannot
+        // distinguish them, and neither can a server.
         let first = self.order.first_key_value().map_or(self.sequence + 1, |(&first, _)| first);
         if position + 1 < first {
             return Err("the store no longer holds everything that followed the cursor");
@@ -158,10 +158,10 @@ impl Log {
         self.remembers(position)
     }
 
-    /// Checks that every tombstone after `position` is still held or was superseded.
+    /// Checks that every tombstone after `position` is still stored or was superseded.
     ///
     /// # Errors
-    /// Returns the reason why a reader at this position, which has received something, has missed a
+    /// Returns the reason why a reader at this position, which has received entries, has missed a
     /// deletion.
     pub(crate) fn remembers(&self, position: u64) -> Result<(), &'static str> {
         if position < self.forgotten {

@@ -1,15 +1,15 @@
-//! The settings that decide which entries a log holds, and for how long.
+//! The settings that determine which entries a log stores, and for how long.
 
 use std::time::Duration;
 
 use crate::store::{FencingToken, Key, StoreConfig};
 
 /// Maximum lifetime of a tombstone in a store that has a maximum age or times to live. A shorter
-/// maximum age limits it further. Such a store is expected to receive ever new keys, whose
-/// tombstones would otherwise accumulate. Every other store holds tombstones forever.
+/// maximum age limits it further. Such a store is expected to receive new keys all the time, whose
+/// tombstones would otherwise accumulate. Every other store keeps tombstones forever.
 pub(crate) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 
-/// The settings of a store that decide which entries its log holds.
+/// The settings of a store that determine which entries its log stores.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Maximum number of entries of a key.
@@ -18,7 +18,7 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: Option<u64>,
     /// Maximum lifetime of a value.
     pub(crate) max_age: Option<Duration>,
-    /// Whether tombstones are forgotten after [`MARKER_TTL`].
+    /// Whether tombstones are forgotten, after [`MARKER_TTL`] or a shorter maximum age.
     pub(crate) forgets: bool,
 }
 
@@ -51,8 +51,8 @@ impl Limits {
         self.max_age.is_none() && (fence.is_some() || key.is_of_locks())
     }
 
-    /// Returns whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones expire
-    /// and the history is 1, the two have the same effect.
+    /// Returns whether a purge writes the tombstone of a deletion, as on NATS. If tombstones expire
+    /// and the history is 1, both have the same effect.
     pub(super) fn purges_by_deleting(&self) -> bool {
         self.forgets && self.history == 1
     }

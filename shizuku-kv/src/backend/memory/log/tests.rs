@@ -270,7 +270,7 @@ fn new_maximum_age_counts_from_the_write() {
     log.set_limits(aged(1), now + 3 * SECOND);
     log.expire(now + 3 * SECOND);
     assert!(expired(&log, "young"));
-    // Tombstones are held for the same time, counted from the change of the age.
+    // Tombstones stay for the same time, counted from the change of the age.
     assert_eq!(log.newest("gone"), None);
     log.check();
 }

@@ -1,7 +1,7 @@
 //! Changes of a log without a write: expiries and new settings.
 //!
 //! Both can concern all entries at once, so they are applied in pieces. Every operation on the
-//! store applies the rest of them first.
+//! store first applies the remaining pieces.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -22,9 +22,9 @@ impl Log {
     /// which they fall due, to about [`EXPIRY`] entries. Returns whether none is left. Until then
     /// the log shows expired entries as live.
     ///
-    /// A tombstone supersedes a value that is the newest entry of its key; an older value is
-    /// dropped. A tombstone that is the newest entry of its key is forgotten together with the rest
-    /// of the key's history, which would otherwise come back to life.
+    /// A tombstone supersedes an expired value that is the newest entry of its key. An expired
+    /// older value is dropped. An expired tombstone that is the newest entry is forgotten together
+    /// with the key's history, which would otherwise be live again.
     pub(crate) fn expire_some(&mut self, now: Instant) -> bool {
         let mut left = EXPIRY;
         if !self.settle_some(&mut left) {
@@ -56,8 +56,8 @@ impl Log {
             return self.drop_key(&key);
         }
         let effort = versions.newest.effort();
-        // The tombstone has the time of the expiry. Its lifetime begins when it becomes visible, so
-        // that no watch misses it, however late that is.
+        // The tombstone has the time of the expiry. The lifetime of the tombstone begins when it
+        // becomes visible, however late, so that no watch misses it.
         let created = self.clock.system(due);
         let forget = self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
         let version = self.next_version();

@@ -96,7 +96,7 @@ async fn many_expiries_let_other_tasks_run_and_hide_expired_values() {
     assert_eq!(expired, 10 * EXPIRY);
 }
 
-/// Settings that concern every entry are applied in pieces. No operation sees a partial result.
+/// Settings that concern every entry are applied in pieces. No operation observes a partial result.
 #[tokio::test(start_paused = true)]
 async fn reconcile_of_many_keys_lets_other_tasks_run() {
     let connection = MemoryConnection::new();
@@ -112,7 +112,7 @@ async fn reconcile_of_many_keys_lets_other_tasks_run() {
     let all = store.history(key(10 * EXPIRY - 1)).unwrap().try_collect().await.unwrap();
     assert_eq!(all.len(), 1);
 
-    // The caller gives up halfway. The settings hold nevertheless, for the last key too.
+    // The caller is dropped halfway. The settings apply nevertheless, to the last key too.
     let mut half = Box::pin(reconcile(StoreConfig::new().max_age(SECOND)));
     assert!(poll_once(half.as_mut()).await.is_pending());
     drop(half);
@@ -151,7 +151,7 @@ async fn catching_up_with_many_rewritten_keys_lets_other_tasks_run() {
     assert_eq!(rest.len(), count + 1);
 }
 
-/// A value that tells which thread has freed it.
+/// A value that records the thread that has freed it.
 struct Freed(Arc<Mutex<Option<ThreadId>>>);
 
 impl AsRef<[u8]> for Freed {
@@ -194,7 +194,7 @@ async fn deadline_passed_during_expiries_writes_nothing() {
     assert!(store.get("a").await.unwrap().is_none());
 }
 
-/// Between two pieces, a thread that waits for the lock goes first.
+/// Between two pieces, a thread that waits for the lock runs first.
 #[tokio::test(start_paused = true)]
 async fn work_in_pieces_gives_way_between_them() {
     let expiring = with_due_expiries().await;

@@ -108,7 +108,7 @@ async fn two_watches_that_answer_each_other_lose_no_wake_up() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let watch = reader.watch(WatchScope::key("turn").unwrap()).await.unwrap();
-            // Each thread answers the other. After one lost wake-up both would wait forever.
+            // Each thread answers the other. After one lost wake, both would wait forever.
             for turn in 0..2000 {
                 loop {
                     let update =

@@ -16,12 +16,12 @@ use super::{HEARTBEAT, OrderedConsumer, PULL, PULL_BYTES, SHORT_HEARTBEAT, Spec,
 use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
 
 impl OrderedConsumer {
-    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so
-    /// that a creation whose answer was lost can be repeated and leaves one consumer at most.
+    /// Creates the consumer `name`. The creation is idempotent for the same specification. After a
+    /// lost answer it can therefore be repeated, and leaves one consumer at most.
     ///
-    /// A cluster may place it on a server that has just died, which never answers, however often
-    /// the request is repeated. So after a quarter of the deadline another consumer is created, and
-    /// the first is deleted.
+    /// A cluster may place the consumer on a server that has just crashed and never answers, even
+    /// to repeated requests. So after a quarter of the deadline, and one heartbeat at most, another
+    /// consumer is created. The first one is deleted.
     pub(in super::super) async fn create(
         link: Arc<Link>,
         operation: &'static str,
@@ -94,7 +94,7 @@ impl OrderedConsumer {
             mark,
             expires: None,
             asked: (SuspendAwareInstant::now(), Duration::ZERO),
-            // Its position is the one of its creation, which is later.
+            // The consumer begins at its creation, which is later.
             served: SuspendAwareInstant::now(),
             unasked: Duration::ZERO,
             fresh: true,
@@ -104,8 +104,8 @@ impl OrderedConsumer {
             pending_at_start: 0,
             server: None,
         };
-        // From here on the consumer may exist, so that dropping this future has to delete it:
-        // `farewell` does.
+        // From here on the consumer may exist. If this future is dropped, `farewell` deletes the
+        // consumer.
         let created =
             match request_creation(&link, operation, spec, &name, &request, deadline).await? {
                 Ok(created) => created,
@@ -114,7 +114,7 @@ impl OrderedConsumer {
         consumer.pending_at_start = created.num_pending;
         consumer.farewell.exists = true;
         consumer.server = created.cluster.and_then(|cluster| cluster.leader);
-        // The server has said so before it answered.
+        // A denial of the subscription arrives before the answer.
         if let Some(denial) = link.denied(mark, &[&deliveries]) {
             return Err(denial.error(operation));
         }
@@ -133,10 +133,10 @@ struct Created {
 
 /// Requests a consumer, in the form that the user has a right to.
 ///
-/// The server compares a filter with the user's rights only if the subject contains it. A user may
-/// instead have the right to any consumer of the bucket, and not to the longer subject. So a denied
-/// form is replaced by the other one, also if the other one was denied before: a reload of the
-/// server's configuration changes rights on an open connection.
+/// The server compares a filter with the user's rights only if the subject contains the filter. A
+/// user may instead have the right to any consumer of the bucket, and not to the longer subject. So
+/// a denied form is replaced by the other one, even if the other one was denied before. A reload of
+/// the server's configuration changes rights on an open connection.
 async fn request_creation(
     link: &Link,
     operation: &'static str,

@@ -22,10 +22,10 @@ pub(super) enum Comparison {
 }
 
 impl NatsWatch {
-    /// Compares an idle watch with the leader. Servers lose count of pending messages
-    /// ([`initial_sync`](super::super::initial_sync)), and may then wait for another message before
-    /// they continue. So after some heartbeats, and periodically from then on, the leader is asked
-    /// for its newest message, which must have arrived by the next heartbeat (ADR 0010).
+    /// Compares an idle watch with the leader. A server may miscount pending messages
+    /// ([`initial_sync`](super::super::initial_sync)), and then wait for another message before it
+    /// continues. So after some heartbeats, and periodically from then on, the leader is asked for
+    /// its newest message. The message must have arrived by the next heartbeat (ADR 0010).
     pub(super) async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
@@ -51,13 +51,13 @@ impl NatsWatch {
         }
     }
 
-    /// Whether entries have left the stream without a message since the last comparison. A leader
-    /// that does not answer is asked again at the next one.
+    /// Returns whether entries have left the stream without a message since the last comparison. A
+    /// leader that does not answer is asked again at the next comparison.
     pub(super) async fn has_lost(&mut self, deadline: Deadline) -> bool {
         let counted = scope_keys(&self.core, OPERATION, &self.scope, deadline).await;
         let Ok((info, keys)) = counted else { return false };
         if self.incarnation != Some(info.incarnation(&self.core.bucket.stream)) {
-            // The consumer is lost too.
+            // The consumer of the old store is lost too.
             return false;
         }
         let (census, settings, before) = (Census::new(&info, keys), info.settings(), self.census);
@@ -66,7 +66,7 @@ impl NatsWatch {
             Change::Lost => true,
             Change::Fewer(left) => match self.cleaned_up(&settings, deadline).await {
                 Ok(Some(cleaned_up)) => left > cleaned_up,
-                // Tombstones end by themselves, or are too many.
+                // Tombstones expire, or are too many for a request about each.
                 Ok(None) => false,
                 Err(_) => {
                     self.census = before;
@@ -84,13 +84,12 @@ impl NatsWatch {
             return Change::None;
         };
         let change = census.compare(&before, self.deleted.count(), self.knows_tombstones);
-        // Some stores lose entries by their own settings, without a message to any watch.
+        // With some settings, stores lose entries without a message to any watch.
         if self.is_silent { Change::None } else { change }
     }
 
-    /// Returns the number of delivered tombstones that another client has cleaned up, which are
-    /// forgotten. Returns `None` if tombstones end by themselves, or are too many for a request
-    /// about each.
+    /// Returns the number of delivered tombstones that another client has cleaned up, and forgets
+    /// them. Returns `None` if tombstones expire, or are too many for a request about each.
     async fn cleaned_up(
         &mut self,
         settings: &Settings,
@@ -114,7 +113,7 @@ impl NatsWatch {
         Ok(Some(gone.len() as u64))
     }
 
-    /// Whether the leader has lost the last message that this watch has delivered.
+    /// Returns whether the leader has lost the last message that this watch has delivered.
     pub(super) async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
         match &self.last {
             Some(last) => last.is_lost(&self.core, OPERATION, deadline).await,

@@ -68,7 +68,7 @@ impl NatsWatch {
         let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
         self.last.get_or_insert_default().remember(&message.subject, place.into(), is_deletion);
         let update = delivered.and_then(|message| self.news(message));
-        Ok(self.advance(update, place, complete).await)
+        Ok(self.advance(update, place, complete))
     }
 
     /// Records a heartbeat.
@@ -117,7 +117,7 @@ impl NatsWatch {
         is_news.then(|| KvUpdate::from(message.into_entry()))
     }
 
-    /// Returns the item of a message that was read by name. Older ones were delivered before.
+    /// Returns the item of a message that was read by name. Older messages were delivered before.
     pub(super) fn deliver_initial(&mut self, message: StreamMessage) -> Option<Item> {
         let found = Found { sequence: message.sequence, time: message.time };
         let subject = self.core.subject(&message.key);
@@ -129,10 +129,10 @@ impl NatsWatch {
     }
 
     /// Replaces a consumer that has stopped in its list, or may stop there. The watch resumes at
-    /// its position, because newer messages are in no list. Before the first message there is no
-    /// position, and the state is read again.
+    /// its position, because newer messages are in no list. Without a first message the watch has
+    /// no position, and the state is read again.
     fn leave_list(&mut self) {
-        tracing::debug!(store = %self.core.bucket.name, "replacing a consumer that has stopped");
+        tracing::debug!(store = %self.core.bucket.name, "replacing a consumer that may have stopped");
         self.state = State::Starting { pause: self.pause() };
     }
 
@@ -147,8 +147,8 @@ impl NatsWatch {
         }
     }
 
-    /// How far the watch is behind with this message: the time since it was sent, or since the
-    /// watch last received something new, whichever is shorter.
+    /// Returns the delay of this message: the time since it was stored, or since the watch last
+    /// received a fresh message, whichever is shorter.
     fn behind(&self, place: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
         let unheard = now.since(&self.current);
         if unheard < SHORTEST_LIFE {
@@ -161,8 +161,8 @@ impl NatsWatch {
         age.unwrap_or_default().min(unheard)
     }
 
-    /// Requests the settings periodically while the reader is behind, because tombstones may live
-    /// shorter by now. A leader that does not answer is asked again later.
+    /// Requests the settings periodically while the reader is behind, because the lifetime of
+    /// tombstones may have become shorter. A leader that does not answer is asked again later.
     async fn learn(&mut self, now: &SuspendAwareInstant) {
         let is_due = |last: Duration| last >= SHORTEST_TTL;
         if self.asked.is_none_or(|asked| is_due(now.since(&asked)))
@@ -174,7 +174,7 @@ impl NatsWatch {
     }
 
     /// Moves the position to a message. Returns the item to deliver.
-    async fn advance(
+    fn advance(
         &mut self,
         update: Option<KvUpdate>,
         place: &DeliveryInfo,
@@ -182,17 +182,14 @@ impl NatsWatch {
     ) -> Option<Item> {
         (self.position, self.as_of) = (place.stream_sequence, place.time());
         self.from_state = false;
-        let item = update.map(|update| (update, self.cursor()));
-        let marker = if complete { Some(Box::pin(self.catch_up()).await) } else { None };
-        let mut due = [item, marker].into_iter().flatten();
-        let first = due.next();
-        self.queued = due.next();
-        first
+        self.is_marker_due = complete;
+        update.map(|update| (update, self.cursor()))
     }
 
     /// Returns the caught-up marker.
     ///
-    /// Its cursor is as new as possible: the floor, if the last message in scope is older.
+    /// The cursor of the marker is as new as possible: the floor, if the last message in scope is
+    /// older.
     pub(super) async fn catch_up(&mut self) -> Item {
         self.caught_up = true;
         self.state_sync = None;
@@ -201,29 +198,31 @@ impl NatsWatch {
             && (floor.sequence > self.position || self.position == 0)
         {
             if floor.is_covered || self.covers_floor().await {
-                // If its message is gone, the cursor is of a later moment: see
-                // `CursorState::is_gone`. A watch of everything would have delivered it.
+                // If the message at the floor is gone, the cursor has a later time: see
+                // `CursorState::is_gone`. A watch of all keys would have delivered that message.
                 let is_gone =
                     floor.is_empty || self.scope == WatchScope::All && self.is_gone(&floor).await;
                 (self.position, self.as_of) =
                     (floor.sequence, if is_gone { floor.told } else { floor.time });
             } else if self.position == 0 {
-                // Everything in scope is still to be delivered.
+                // No message in scope has been delivered yet.
                 self.as_of = floor.told;
             }
         }
         (KvUpdate::CaughtUp, self.cursor())
     }
 
-    /// Whether the leader has nothing in scope after the position, and so had nothing up to the
-    /// floor, which is older than this answer. Without an answer it may have.
+    /// Whether the newest message in scope on the leader is the last one delivered, so that nothing
+    /// follows it up to the floor, which is older than this answer. Without an answer, or if that
+    /// message is gone, a later one may exist: it may be a tombstone that was delivered to the
+    /// consumer, and has since been removed.
     async fn covers_floor(&self) -> bool {
         let deadline = Deadline::after(HEARTBEAT);
         let newest = leader::newest(&self.core, OPERATION, &self.filters, deadline).await;
-        newest.is_ok_and(|newest| newest <= self.position)
+        newest.is_ok_and(|newest| newest == self.position)
     }
 
-    /// Whether the message at the floor was removed. Without an answer it counts as existing.
+    /// Returns whether the message at the floor was removed. Returns false without an answer.
     async fn is_gone(&self, floor: &Floor) -> bool {
         let deadline = Deadline::after(HEARTBEAT);
         let found =

@@ -1,4 +1,4 @@
-//! Opening a watch, or resuming it: the creation of its consumer, with the proof that the watch
+//! The start of a watch, new or resumed: the creation of a consumer, and the proof that the watch
 //! can begin there without a gap.
 
 use std::cmp::Reverse;
@@ -35,10 +35,10 @@ impl NatsWatch {
         self.start_after_look(deadline).await
     }
 
-    /// Whether the watch reads the state of one key from the consumer.
+    /// Returns whether the consumer can be created before the stream information is read.
     ///
-    /// A user without the right to leader reads takes the other way, because it needs several
-    /// requests to ask the leader for a message.
+    /// A user without the right to leader reads does not, because asking the leader for a message
+    /// then needs several requests.
     fn can_start_at_once(&self) -> bool {
         self.from_state
             && matches!(self.scope, WatchScope::Key(_))
@@ -46,30 +46,30 @@ impl NatsWatch {
             && !self.core.link.is_denied(Form::LeaderMessage, &self.core.bucket.stream)
     }
 
-    /// Whether the server delivers the keys in scope and no others.
+    /// Returns whether the server delivers the keys in scope and no others.
     fn has_exact_filter(&self) -> bool {
         exact_filter(&self.core, &self.scope).as_slice() == self.filters
     }
 
-    /// Creates the consumer of one key before the look at the stream, which saves a round trip
-    /// (ADR 0080). Returns `None` if the creation is rejected, or the store was recreated since
-    /// this handle last saw it.
+    /// Creates the consumer of one key before the stream information is read, which saves a round
+    /// trip (ADR 0080). Returns `None` if the creation is rejected, or the store was recreated
+    /// since this handle last read its settings.
     ///
-    /// - **Complete state.** The consumer begins with the newest message of the key. If that is
-    ///   superseded before its turn, its successor arrives. So the first message completes the
-    ///   state, wherever the stream ended. With several keys another key could take the place of a
-    ///   removed one.
+    /// - **Complete state.** The consumer begins with the newest message of the key. If that
+    ///   message is superseded before its turn, the successor arrives. So the first message
+    ///   completes the state, wherever the stream ended. With several keys, a message of another
+    ///   key could arrive in place of a removed one.
     /// - **Incarnation.** The stream is the same before and after the creation, so that the
-    ///   consumer is in it.
-    /// - **Cursor of the marker.** The last message of the stream is the same before and after the
-    ///   creation, so that the state includes everything up to it. Otherwise the leader is asked,
+    ///   consumer belongs to it.
+    /// - **Cursor of the marker.** If the stream ends with the same message before and after the
+    ///   creation, the state includes all messages up to that one. Otherwise the leader is asked
     ///   once the state is complete: see [`Floor::is_covered`].
     async fn start_at_once(&mut self, deadline: Deadline) -> KvResult<Option<OrderedConsumer>> {
         let core = Arc::clone(&self.core);
         let (known, sent) = (core.bucket.settings_arc(), Instant::now());
         let spec = self.spec(Start::LastPerSubject, &known);
         let Ok(mut consumer) = self.create(&spec, deadline).await? else { return Ok(None) };
-        // Its messages arrive during the look.
+        // The messages arrive while the stream information is read.
         consumer.request_first().await;
         let look = core.info(OPERATION, deadline);
         let look = consumer.while_connected(OPERATION, look).await?;
@@ -80,8 +80,7 @@ impl NatsWatch {
         self.count_keys(&consumer);
         let lag = consumer.lag_before(&look, sent.elapsed());
         let is_unchanged = known.end == look.last_sequence() && known.end_time == look.last_time();
-        // A state without a level consumer is complete when the leader has nothing newer.
-        self.set_floor(&look, is_unchanged || lag != Lag::None);
+        self.set_floor(&look, is_unchanged && lag == Lag::None);
         let mut state = self.level_state(&spec, &look);
         state.begin_key(lag, &look);
         self.sync_state(state, &consumer, None, deadline).await?;
@@ -89,13 +88,13 @@ impl NatsWatch {
         Ok(Some(consumer))
     }
 
-    /// Looks at the stream, and creates a consumer at the position of the watch.
+    /// Reads the stream information, then creates a consumer at the position of the watch.
     async fn start_after_look(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
         let by_name = few_keys(&self.scope).filter(|_| self.from_state);
         let mut look = core.info(OPERATION, deadline).await?;
-        // A server that was restored with less than it had acknowledged assigns sequences again
-        // that this watch has seen with other messages.
+        // A server that was restored without some acknowledged messages assigns their sequences
+        // again. This watch may have delivered other messages with these sequences.
         let (mut rewritten, mut is_gone) = (false, false);
         if !self.from_state && (1..=look.last_sequence()).contains(&self.position) {
             let found =
@@ -107,7 +106,7 @@ impl NatsWatch {
                 look.last_time() > SystemTime::UNIX_EPOCH && self.as_of > look.last_time();
             is_gone = found == MessageAt::Gone && !was_gone;
             if is_gone && self.position == look.last_sequence() {
-                // A write between the two requests may have superseded it.
+                // A write between the two requests may have superseded the message.
                 look = core.info(OPERATION, deadline).await?;
             }
         }
@@ -120,7 +119,7 @@ impl NatsWatch {
         };
         let spec = self.spec(start, &look.settings());
         let read = async {
-            // The consumer delivers the messages that are written after the look.
+            // The consumer delivers the messages that were written after the stream information.
             let Some(keys) = by_name else { return Ok(None) };
             core.many_as_of(OPERATION, keys, look.last_sequence(), deadline).await.map(Some)
         };
@@ -130,16 +129,16 @@ impl NatsWatch {
         if spec.start == Start::LastPerSubject && self.has_exact_filter() {
             self.count_keys(&consumer);
         }
-        // Its messages arrive during the second look.
+        // The messages arrive during the second request.
         consumer.request_first().await;
-        // The store can have been recreated between the look and the creation.
+        // The store may have been recreated between the first request and the creation.
         let again = core.info(OPERATION, deadline);
         let again = consumer.while_connected(OPERATION, again).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.recreated());
         }
-        // If the lifetime of tombstones was shortened between the two, it is also unknown what the
-        // consumer missed.
+        // If the lifetime of tombstones was shortened between the two, the consumer may have missed
+        // some.
         if again.settings().tombstone_life != life {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
@@ -170,8 +169,8 @@ impl NatsWatch {
         spec: &Spec,
         deadline: Deadline,
     ) -> KvResult<Result<OrderedConsumer, ApiError>> {
-        // The same name until it exists, so that a creation whose answer was lost leaves one
-        // consumer, not two.
+        // The name stays the same until the consumer exists, so that a creation whose answer was
+        // lost leaves one consumer, not two.
         let name = format!("shizuku-{}-{}", self.id, self.consumers);
         let link = Arc::clone(&self.core.link);
         let created = OrderedConsumer::create(link, OPERATION, spec, name, deadline).await?;
@@ -179,8 +178,8 @@ impl NatsWatch {
         Ok(created)
     }
 
-    /// Adopts the number of keys that the consumer delivers first. A purge of one of them is
-    /// noticed from here on.
+    /// Adopts the number of keys that the consumer delivers first. From here on, a purge of one of
+    /// them is detected.
     fn count_keys(&mut self, consumer: &OrderedConsumer) {
         self.census = self.census.map(|census| census.or_keys(consumer.pending_at_start));
     }
@@ -199,8 +198,8 @@ impl NatsWatch {
         }
     }
 
-    /// Returns the state of the last consumer if that was level with the leader, or otherwise a new
-    /// one: the messages of a replica that may be behind count only as far as its position.
+    /// Returns the state of the last consumer if that consumer was level with the leader, otherwise
+    /// a new state. Messages of a replica that may be behind prove nothing after their position.
     fn level_state(&mut self, spec: &Spec, look: &StreamInfo) -> StateSync {
         self.state_sync.take().filter(StateSync::is_level).unwrap_or_else(|| {
             StateSync::new(Arc::clone(&self.core), OPERATION, spec, look.last_sequence())
@@ -220,19 +219,18 @@ impl NatsWatch {
         let state = self.state_sync.insert(state);
         let is_complete = match owed {
             Some(owed) => state.was_read(owed),
-            // Nothing was waiting: the consumer may not get anything to deliver.
+            // No message was waiting, so that the consumer may never deliver one.
             None if consumer.pending_at_start == 0 => state.is_empty(position, deadline).await?,
             None => false,
         };
-        if is_complete {
-            self.queued = Some(self.catch_up().await);
-        }
+        self.is_marker_due = is_complete;
         Ok(())
     }
 
-    /// Records that the watch reads from a consumer that was created around this look.
+    /// Records that the watch reads from a consumer that was created close to this stream
+    /// information.
     fn started(&mut self, look: &StreamInfo) {
-        // With one message for each subject the server goes through the stream.
+        // With one message for each subject, the server reads the stream in order and has no list.
         self.has_list = self.core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
         self.life = look.settings().tombstone_life;
@@ -241,8 +239,8 @@ impl NatsWatch {
         self.clock = Some((look.now(), SuspendAwareInstant::now()));
     }
 
-    /// Adopts a state that was read by name up to the end of the stream at a look. Returns the
-    /// subjects that have a newer message.
+    /// Adopts a state that was read by name, up to the last sequence in the stream information.
+    /// Returns the subjects that have a newer message.
     fn read_by_name(&mut self, mut read: Vec<StreamMessage>, look: &StreamInfo) -> HashSet<String> {
         let end = look.last_sequence();
         let later = read.extract_if(.., |message| message.sequence > end);
@@ -261,8 +259,8 @@ impl NatsWatch {
         if self.from_state {
             self.incarnation = Some(found);
         }
-        // By the server's clock since the last message, or since the watch last received something
-        // new, whichever is later.
+        // The age is measured by the server's clock since the last message, or since the watch last
+        // received a fresh message, whichever is shorter.
         let age = info.now().duration_since(self.as_of).unwrap_or_default();
         let heard = self.current.elapsed().max(self.unasked);
         let age = if self.unchecked_cursor { age } else { age.min(heard) };
@@ -276,11 +274,11 @@ impl NatsWatch {
             fresh: self.from_state,
         };
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
-        // The shortest lifetime of three: by the current settings, by those of the last start of
+        // The shortest of three lifetimes: by the current settings, by those of the last start of
         // the watch, and by the last known ones.
         let life =
             [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
-        // If other clients can write tombstones that end without a trace, only a stream without
+        // If other clients can write tombstones that expire without a marker, only a stream without
         // gaps is a proof.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
@@ -297,14 +295,14 @@ impl NatsWatch {
         }
         let keys = (self.scope == WatchScope::All).then(|| info.subjects());
         let census = Census::new(info, keys);
-        // Before the watch has caught up, entries may leave that were not delivered. They are
-        // compared afterwards, with the first census.
+        // Before the watch has caught up, entries that were not delivered may be removed. The
+        // comparison then follows later, with the first census.
         if self.caught_up || self.census.is_none() {
             let before = self.census;
             match self.compare_census(census, &settings) {
                 Change::None => {}
                 Change::Lost => return Err(self.expired(Expiry::Vanished)),
-                // The next comparison asks for the tombstones.
+                // The next comparison requests the tombstones.
                 Change::Fewer(_) => self.census = before,
             }
         }
@@ -322,8 +320,8 @@ impl NatsWatch {
     }
 }
 
-/// Returns the keys of a scope whose state is read by name: a server takes long to find the newest
-/// messages of several subjects among many others.
+/// Returns the keys of a scope whose state is read by name. A server needs a long time to find the
+/// newest messages of several subjects among many others.
 fn few_keys(scope: &WatchScope) -> Option<Vec<Key>> {
     let WatchScope::Keys(keys) = scope else { return None };
     let keys: HashSet<&Key> = keys.iter().collect();

@@ -26,13 +26,13 @@ pub(in super::super) struct WriteMessage {
     pub(super) ttl: Option<Duration>,
     pub(super) fence: Option<FencingToken>,
     pub(super) metadata: Option<Arc<Metadata>>,
-    /// Others of the same key may have been sent behind it, which it must not overtake by being
-    /// sent again.
+    /// Whether later writes of the same key may have been sent. Sending this write again could then
+    /// overwrite them.
     pub(super) pipelined: bool,
-    /// No later write of the same key was sent with it, so that sending it again after a rejection
-    /// overwrites no later one.
+    /// Whether no later write of the same key was sent with this one. Sending it again after a
+    /// rejection then overwrites no later write.
     pub(super) is_last: bool,
-    /// Its message has no operation id, to make it smaller.
+    /// Whether the message has no operation id, to make the message smaller.
     pub(super) is_bare: bool,
 }
 
@@ -61,18 +61,18 @@ impl WriteMessage {
         Self { kind, ..Self::put(operation, key, Bytes::new()) }
     }
 
-    /// The same with a time to live, in whole seconds.
+    /// Returns the write with a time to live, in whole seconds.
     pub(in super::super) fn expiring(self, ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..self }
     }
 
-    /// The deletion of a key whose history is not removed.
+    /// Returns a deletion that does not remove the history of the key.
     pub(in super::super) fn without_rollup(self) -> Self {
         Self { kind: KvOperation::Delete, ..self }
     }
 
-    /// Marks a write that is sent without waiting for the one before. `is_last`: no later write has
-    /// its key.
+    /// Marks a write that is sent without waiting for the previous one. `is_last` is whether no
+    /// later write has the same key.
     pub(in super::super) fn pipelined(self, is_last: bool) -> Self {
         Self { pipelined: true, is_last, ..self }
     }
@@ -103,17 +103,18 @@ impl WriteMessage {
         }
     }
 
-    /// The same with an author and a reason, which its message then has.
+    /// Returns the write with an author and a reason in the headers of the message.
     pub(in super::super) fn by(self, metadata: Option<Arc<Metadata>>) -> Self {
         Self { metadata, ..self }
     }
 
-    /// The same with a fencing token, which its message then has.
+    /// Returns the write with a fencing token in the headers of the message.
     pub(in super::super) fn under(self, token: FencingToken) -> Self {
         Self { fence: Some(token), ..self }
     }
 
-    /// The same where the newest message of the key has this sequence; zero for none at all.
+    /// Returns the write with the expected sequence of the key's newest message. Zero if no message
+    /// is expected.
     pub(in super::super) fn over(self, sequence: u64) -> Self {
         Self { expect: Expect::Exactly(sequence), ..self }
     }
@@ -126,8 +127,8 @@ impl WriteMessage {
         &self.key
     }
 
-    /// The same with an expected version. One that this backend cannot have given out never
-    /// matches.
+    /// Returns the write with an expected version. A version that this backend cannot have returned
+    /// never matches.
     pub(in super::super) fn expecting(mut self, expected: VersionToken) -> KvResult<Self> {
         match expected.as_u64() {
             Some(sequence) if sequence > 0 => {

@@ -22,7 +22,7 @@ pub(super) enum Found {
 }
 
 impl StoreCore {
-    /// Finds out what became of a write, while still listening for its acknowledgement.
+    /// Determines the outcome of a write, while its acknowledgement may still arrive.
     pub(super) async fn find_out(
         &self,
         sent: &mut Sent,
@@ -69,12 +69,12 @@ impl StoreCore {
         }
     }
 
-    /// Whether no copy of a write that was sent at that moment can take effect any more, unless it
-    /// already has: the stream has had another leader since.
+    /// Returns whether no copy that was sent at that time can still take effect, because the stream
+    /// has had another leader since.
     ///
-    /// On an unbroken connection the server has passed on everything that was sent before this
-    /// request. The replicas reject a copy that it passed on to a replaced leader. A copy that it
-    /// passed on to the new leader arrived before the request. Only a newer message of the key
+    /// On an unbroken connection the server has forwarded all messages that were sent before this
+    /// request. The replicas reject a copy that was forwarded to a replaced leader. A copy that was
+    /// forwarded to the new leader arrived before the request. Only a newer message of the key
     /// removes a value.
     async fn is_given_up(
         &self,
@@ -107,7 +107,8 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<Outcome> {
         let operation = write.operation;
-        // Before the read of the key, so that the same leader or a later one answers that read.
+        // This precedes the read of the key, so that the same leader or a later one answers that
+        // read.
         let is_given_up = match last {
             Some(last) => self.is_given_up(operation, last, deadline).await?,
             None => false,
@@ -118,7 +119,7 @@ impl StoreCore {
         let newest = loop {
             match self.newest_proven(operation, &write.key, deadline).await {
                 Ok(newest) => break newest,
-                // A server that comes back may need a moment.
+                // A restarted server may need some time.
                 Err(error) if error.is_retryable() => {
                     pause(&mut pauses, operation, deadline).await?
                 }
@@ -135,8 +136,8 @@ impl StoreCore {
         if is_ours(&newest) {
             return Ok(Outcome::Landed(newest.sequence));
         }
-        // With a longer history, what was written since may still be there: for certain, where the
-        // expected message is, since the oldest go first.
+        // With a longer history, later writes may still exist. They certainly do if the expected
+        // message exists, because the oldest messages are removed first.
         let mut complete = false;
         if self.bucket.settings().history > 1 && id.is_some() {
             let expected = match write.expect {

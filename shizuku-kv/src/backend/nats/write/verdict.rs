@@ -18,9 +18,10 @@ use super::message::WriteMessage;
 use super::sent::Sent;
 use crate::store::{Deadline, ErrorSource, KvError};
 
-/// End of the wait for an acknowledgement before the write is searched for, on a connection that
-/// seems to be alive: a quarter of the deadline from `since` on. So a lost copy costs only a part
-/// of the deadline, and the rest is enough to search once more.
+/// Returns the timeout for an acknowledgement before the write is searched for, on a connection
+/// that seems to be alive. This is a quarter of the deadline from `since` on, from 100 ms to 5 s,
+/// and at most two thirds of the remaining time. A lost copy therefore costs only a part of the
+/// deadline, and the rest is enough for another search.
 fn patience(since: Instant, deadline: Deadline) -> Duration {
     let share = (deadline.limit() / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
     let left = deadline.remaining();
@@ -33,10 +34,10 @@ pub(super) enum Verdict {
     Taken(u64),
     /// The expected sequence is not the newest one, which the server may name.
     Conflict(Option<u64>),
-    /// No responders: the stream does not exist, or has no leader at the moment.
+    /// No responders: the stream does not exist, or has no leader now.
     NoResponders,
     Rejected(KvError),
-    /// The server has rejected the write because of its load.
+    /// The server has rejected the write because of the server's load.
     Busy(KvError),
     /// The store has reached its limit in bytes. A smaller message may have room.
     FullOfBytes(ApiError),
@@ -69,7 +70,7 @@ impl StoreCore {
             }
             () = tokio::time::sleep(patience(sent.searched, deadline)) => return Verdict::Late,
         }
-        // Boxed, since it is rare.
+        // Boxed, because this is rare.
         let (link, subject) = (&self.link, sent.subject.as_str());
         let denied = Box::pin(self.denied_in_crowd(sent.write.operation, subject));
         tokio::select! {
@@ -90,7 +91,7 @@ impl StoreCore {
                 Some(error) => Verdict::TooLong(error),
                 None => match self.link.oversized(operation, sent.mark) {
                     Some(error) => Verdict::Oversized(error),
-                    // Answers may not arrive any more.
+                    // The answer may be lost.
                     None => Verdict::Silence(
                         self.link.mark(operation).err().map(|error| Arc::new(error) as _),
                     ),
@@ -99,15 +100,16 @@ impl StoreCore {
             Interruption::Denied(denial) if denial.names(&[sent.subject.as_str()]) => {
                 Verdict::Rejected(denial.error(operation))
             }
-            // Only its acknowledgement cannot arrive.
+            // The write is allowed, and only its acknowledgement cannot arrive.
             Interruption::Denied(denial) => {
                 Verdict::Silence(Some(Arc::new(denial.error(operation))))
             }
         }
     }
 
-    /// The denial of a write whose event may have been lost among many others. Asks with a message
-    /// that each stream rejects, because a copy of the write could take effect a second time.
+    /// Returns the denial of a write whose event may have been lost among many others. The right is
+    /// checked with a message that each stream rejects, because a copy of the write could take
+    /// effect a second time.
     async fn denied_in_crowd(&self, operation: &'static str, subject: &str) -> Option<Arc<Denial>> {
         let _turn = self.link.turn_in_crowd().await;
         let mark = self.link.mark(operation).ok()?;
@@ -138,7 +140,7 @@ impl StoreCore {
             },
         };
         match rejection.err_code {
-            // The newest sequence stands at the end of "wrong last sequence: N".
+            // The error "wrong last sequence: N" ends with the newest sequence.
             10071 | 10164 => return Verdict::Conflict(newest_in(&rejection.description)),
             10054 => return Verdict::TooLarge,
             _ => {}
@@ -152,7 +154,7 @@ impl StoreCore {
         }
     }
 
-    /// The error of a rejected write, by the newest known settings.
+    /// Returns the error of a rejected write, by the newest known settings.
     pub(super) fn rejection(&self, write: &WriteMessage, rejection: ApiError) -> KvError {
         let counts_replaced = self.bucket.settings().counts_replaced;
         rejection.into_write_error(
@@ -164,10 +166,10 @@ impl StoreCore {
     }
 }
 
-/// Reads the server's answer to a write: its sequence, or the reason why it was rejected.
+/// Parses the server's answer to a write: the sequence, or the reason of the rejection.
 fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::Error> {
-    // Not an enum of the two, which would be read twice. Beside an error there may be a sequence
-    // of 0.
+    // This is not an enum of the two, which serde would read twice. With an error, the sequence may
+    // be present as 0.
     #[derive(Deserialize)]
     struct Acknowledgement {
         error: Option<ApiError>,
@@ -181,7 +183,7 @@ fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::
     }
 }
 
-/// The sequence at the end of a message like "wrong last sequence: 7".
+/// Returns the sequence at the end of a message such as "wrong last sequence: 7".
 fn newest_in(description: &str) -> Option<u64> {
     let after = description.split("wrong last sequence: ").nth(1)?;
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

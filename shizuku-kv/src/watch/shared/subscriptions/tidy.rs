@@ -10,7 +10,8 @@ use crate::store::WatchCursor;
 /// Maximum number of keys of a small upstream: two of them fit into one.
 const SMALL: usize = EXACT_KEYS / 2;
 
-/// Maximum number of small upstreams, and of others. More of them become one.
+/// Maximum number of small upstreams, and of other exact ones. Beyond it, one upstream replaces
+/// several.
 const MOST_FEEDS: usize = 4;
 
 impl Subscriptions {
@@ -22,9 +23,9 @@ impl Subscriptions {
         self.replace();
     }
 
-    /// Unites two upstreams of the same prefixes. The subscribers of the one that is ahead move to
-    /// the one that is behind, and skip the updates that they know already. So no update is
-    /// missing, whatever is in flight.
+    /// Unites two upstreams of the same prefixes. The subscribers of the upstream that is ahead
+    /// move to the one that is behind, and skip updates that were already delivered. So no update
+    /// is lost, even if some are in flight.
     fn unite(&mut self, upstream: UpstreamId) -> bool {
         let Some(new) = self.upstreams.get(&upstream).filter(|new| !new.of_keys && new.is_sound())
         else {
@@ -72,11 +73,11 @@ impl Subscriptions {
         }
     }
 
-    /// Opens one upstream in the place of some, if there are more of single keys than needed. It
-    /// resumes at the earliest of their positions, so that it need not bring their initial state
-    /// again.
+    /// Opens one upstream that replaces several, if more upstreams of single keys exist than
+    /// needed. It resumes at the earliest of their positions, so that the initial state need not be
+    /// delivered again.
     pub(super) fn replace(&mut self) {
-        // Waiting subscribers come first.
+        // Waiting subscribers have priority.
         if !self.may_replace() || self.waiting.len() > MANY_WAITING {
             return;
         }
@@ -136,7 +137,7 @@ impl Subscriptions {
         if full.len() > MOST_FEEDS || wide.len() > 1 {
             return [ids(&small), ids(&full), ids(&wide)].concat();
         }
-        // Prefixes for a few keys deliver more than is wanted.
+        // Prefixes for a few keys also deliver updates that no subscriber follows.
         if let [(keys, id)] = wide[..]
             && keys <= SMALL
         {
