@@ -16,6 +16,8 @@
 //!
 //! Locks are not re-entrant: a task that acquires a lock that it already holds waits for itself,
 //! until its deadline. Within a processor this is detected ([`DistroRwLockError::Reentrant`]).
+//!
+//! [`FencingToken`]: crate::FencingToken
 
 mod channels;
 mod command;

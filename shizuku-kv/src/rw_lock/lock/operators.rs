@@ -23,6 +23,8 @@ impl DistroRwLock {
     /// # Errors
     /// Returns [`DistroRwLockError::Store`] if a request fails. Returns
     /// [`DistroRwLockError::ForeignRecord`] if the entry is not a lock record.
+    ///
+    /// [`LockClaim::presumed_dead`]: crate::rw_lock::LockClaim::presumed_dead
     pub async fn inspect(&self) -> Result<LockState, DistroRwLockError> {
         let entry =
             self.store.get(&self.name.key).await.map_err(|error| self.name.store_error(error))?;
@@ -58,6 +60,8 @@ impl DistroRwLock {
     /// know which keys are written under it. Actions of broken holders that do not check tokens
     /// continue: make sure that these holders no longer run.
     ///
+    ///
+    /// [`WriteGuard::lost`]: crate::rw_lock::WriteGuard::lost
     #[cfg_attr(feature = "memory", doc = "```")]
     #[cfg_attr(not(feature = "memory"), doc = "```text")]
     /// # use shizuku_kv::rw_lock::DistroRwLock;

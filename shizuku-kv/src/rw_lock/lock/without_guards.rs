@@ -38,6 +38,8 @@ impl DistroRwLock {
     /// Returns [`DistroRwLockError::NotHeld`] if no such lock is held. Returns
     /// [`DistroRwLockError::LeaseLost`] if all locks acquired since are lost. Otherwise as for
     /// [`ReadGuard::release`].
+    ///
+    /// [`ReadGuard::release`]: crate::rw_lock::ReadGuard::release
     pub async fn release_read(
         store: &Store,
         resource: impl AsRef<str>,
