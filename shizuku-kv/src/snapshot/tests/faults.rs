@@ -1,5 +1,6 @@
 //! Each operation of the disk fails once, or fails from then on, or does half of its work.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -262,12 +263,15 @@ fn a_compaction_that_fails_is_tried_again_after_more_growth() {
     let disk = SimDisk::default();
     let threshold = 2000;
     let (mut writer, _) = open_on(&disk, options().compaction_threshold(threshold)).unwrap();
-    let mut version = 0;
-    let mut grow_to = |writer: &mut SnapshotWriter, len: u64| {
+    let version = Cell::new(0);
+    let grow = |writer: &mut SnapshotWriter| {
+        version.set(version.get() + 1);
+        writer.append(&put("a", &[1; 20], version.get())).unwrap();
+        writer.checkpoint(None).unwrap();
+    };
+    let grow_to = |writer: &mut SnapshotWriter, len: u64| {
         while writer.file_len() < len {
-            version += 1;
-            writer.append(&put("a", &[1; 20], version)).unwrap();
-            writer.checkpoint(None).unwrap();
+            grow(writer);
         }
     };
     let settle = |writer: &SnapshotWriter| wait_until("the compaction", || !writer.is_compacting());
@@ -285,12 +289,12 @@ fn a_compaction_that_fails_is_tried_again_after_more_growth() {
     settle(&writer);
     assert!(writer.last_compaction_error().is_some(), "it was tried too early");
     assert!(writer.file_len() > failed_at);
-    // The loop has no target length, because the compaction may end before the log reaches it.
+    // Each round is one checkpoint. A target length would never be reached if the compaction
+    // shortened the log before the length is compared.
     let limit = writer.file_len() + 400;
     while writer.last_compaction_error().is_some() {
         assert!(writer.file_len() < limit, "it is not tried again");
-        let longer = writer.file_len() + 1;
-        grow_to(&mut writer, longer);
+        grow(&mut writer);
         settle(&writer);
     }
     assert!(writer.file_len() < 500, "{}", writer.file_len());
