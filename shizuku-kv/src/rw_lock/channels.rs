@@ -32,10 +32,9 @@ impl Channels {
     ) -> (UnboundedSender<Command>, Option<UnboundedReceiver<Command>>) {
         // Sent under the mutex under which a coordinator checks for the last time before it ends.
         let mut open = self.lock();
-        let (sender, commands) = unbounded_channel();
         if open.is_closed {
             command.reject_closed();
-            return (sender, None);
+            return (unbounded_channel().0, None);
         }
         let command = match open.senders.get(id) {
             None => command,
@@ -46,6 +45,7 @@ impl Channels {
             },
         };
         open.senders.retain(|_, sender| !sender.is_closed());
+        let (sender, commands) = unbounded_channel();
         // Succeeds, because the receiver exists.
         let _ = sender.send(command);
         open.senders.insert(id.clone(), sender.clone());

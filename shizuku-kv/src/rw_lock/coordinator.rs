@@ -251,13 +251,16 @@ impl Coordinator {
     /// has landed late. Its session lives, so that no other process evicts it.
     fn removals(&self, record: &LockRecord) -> Vec<Change> {
         let ended = self.failure_detector.ended_in(record);
-        let own = self.env.sessions.of_runtime(self.env.id.0);
         let is_pending =
             |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
         let ids = record.claims().map(|claim| claim.id);
-        let orphans = ids.filter(|id| {
-            own.contains(&id.session) && self.claims.get(*id).is_none() && !is_pending(*id)
-        });
+        let is_unknown = |id: &ClaimId| self.claims.get(*id).is_none() && !is_pending(*id);
+        let mut orphans: Vec<_> = ids.filter(is_unknown).collect();
+        if !orphans.is_empty() {
+            let own = self.env.sessions.of_runtime(self.env.id.0);
+            orphans.retain(|id| own.contains(&id.session));
+        }
+        let orphans = orphans.into_iter();
         ended.into_iter().map(Change::Evict).chain(orphans.map(Change::Leave)).collect()
     }
 

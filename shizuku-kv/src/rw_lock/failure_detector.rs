@@ -129,6 +129,11 @@ impl FailureDetector {
         self.observed.retain_of(record);
         self.waits = claims.has_queued || claims.has_deferred;
         self.expects_claim |= claims.has_deferred;
+        if !self.waits && !self.expects_claim {
+            // A watch without a reader is a burden.
+            self.stand_down();
+            return;
+        }
         self.ahead = self.ahead_of(record, own);
         let is_alive = |ahead: &Ahead| {
             self.observed.get(ahead.session).is_some_and(|observation| observation.renewed)

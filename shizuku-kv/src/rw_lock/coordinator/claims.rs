@@ -1,6 +1,6 @@
 //! The claims of this process for one lock, and the changes that it has requested.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -270,8 +270,10 @@ impl LocalClaims {
 
     /// Returns the sessions of the claims, each once.
     pub(super) fn sessions(&self) -> Vec<SessionId> {
-        let sessions: HashSet<_> = self.claims.keys().map(|id| id.session).collect();
-        sessions.into_iter().collect()
+        let mut sessions: Vec<_> = self.claims.keys().map(|id| id.session).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        sessions
     }
 
     /// Returns the places of the claims that are in the queue of a record.

@@ -58,6 +58,9 @@ impl Observations {
 
     /// Forgets the sessions that are not in the record.
     pub(super) fn retain_of(&mut self, record: &LockRecord) {
+        if self.sessions.is_empty() {
+            return;
+        }
         let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
         self.sessions.retain(|session, _| sessions.contains(session));
     }
@@ -147,7 +150,8 @@ impl Observations {
     /// Returns the sessions in a record that have ended.
     pub(super) fn ended_in(&self, record: &LockRecord) -> Vec<SessionId> {
         let is_over = |session: &SessionId| self.get(*session).is_some_and(|known| known.is_over);
-        let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
-        sessions.into_iter().filter(is_over).collect()
+        let sessions = record.claims().map(|claim| claim.id.session);
+        let ended: BTreeSet<_> = sessions.filter(is_over).collect();
+        ended.into_iter().collect()
     }
 }

@@ -81,12 +81,15 @@ impl KeepAlive {
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
                 () = session.wake.notified() => {}
-                () = self.store.abandoned(), if !is_abandoned => is_abandoned = true,
+                () = self.store.abandoned(), if !is_abandoned => {
+                    is_abandoned = true;
+                    session.note_abandoned();
+                }
             }
             if let Some(loss) = session.requested_end() {
                 return loss;
             }
-            if self.registry.retire(session, is_abandoned) {
+            if self.registry.retire(session) {
                 return LockLoss::Expired;
             }
             if Instant::now() < due {

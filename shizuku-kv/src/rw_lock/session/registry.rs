@@ -88,10 +88,9 @@ impl Registry {
 
     /// Removes a session that has had no users for the length of its lease, or at once if the store
     /// is abandoned. A removed session cannot gain a user. Returns whether the session was removed.
-    pub(super) fn retire(&self, session: &Arc<Session>, is_abandoned: bool) -> bool {
+    pub(super) fn retire(&self, session: &Arc<Session>) -> bool {
         let mut alive = lock(&self.sessions);
-        let time = if is_abandoned { Duration::ZERO } else { session.lease };
-        let is_unused = session.is_unused_for(time);
+        let is_unused = session.is_unused();
         if is_unused {
             alive.sessions.retain(|_, kept| !Arc::ptr_eq(kept, session));
         }

@@ -47,6 +47,8 @@ pub(in crate::rw_lock) struct Session {
 struct Use {
     users: usize,
     since: Instant,
+    /// Whether the store is abandoned, so that the session ends with its last user.
+    is_abandoned: bool,
 }
 
 impl Session {
@@ -57,7 +59,7 @@ impl Session {
             claims: AtomicU64::new(0),
             proof: Mutex::new(SuspendAwareInstant::now()),
             state: watch::Sender::new(State::Opening),
-            use_: Mutex::new(Use { users: 0, since: Instant::now() }),
+            use_: Mutex::new(Use { users: 0, since: Instant::now(), is_abandoned: false }),
             end_request: Mutex::new(None),
             wake: Notify::new(),
             is_gone: watch::Sender::new(false),
@@ -180,10 +182,16 @@ impl Session {
         *lock(&self.end_request)
     }
 
-    /// Returns whether the session has had no user for this long.
-    pub(super) fn is_unused_for(&self, time: Duration) -> bool {
+    /// Records that the store is abandoned. The last user then wakes the keep-alive task.
+    pub(super) fn note_abandoned(&self) {
+        lock(&self.use_).is_abandoned = true;
+    }
+
+    /// Returns whether the session has had no user for the length of its lease, or has no user and
+    /// its store is abandoned.
+    pub(super) fn is_unused(&self) -> bool {
         let use_ = lock(&self.use_);
-        use_.users == 0 && use_.since.elapsed() >= time
+        use_.users == 0 && (use_.is_abandoned || use_.since.elapsed() >= self.lease)
     }
 
     /// Records that the keep-alive task has ended.
@@ -224,7 +232,8 @@ impl Drop for InUse {
         let mut use_ = lock(&self.0.use_);
         use_.users -= 1;
         use_.since = Instant::now();
-        if use_.users == 0 {
+        // Otherwise the task checks for users before each renewal.
+        if use_.users == 0 && use_.is_abandoned {
             self.0.wake.notify_one();
         }
     }
