@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::subject::{delete, put, time};
-use super::{StorageCheck, StorageFixture, storage_checks};
+use super::check::{StorageCheck, storage_checks};
+use super::subject::{StorageFixture, checkpoint, delete, put, time};
 use crate::conformance::CheckResult;
 use crate::replica::Checkpoint;
 use crate::store::WatchCursor;
@@ -32,11 +32,6 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     many_keys_are_there_again [Durable]
         "All commits are present when the storage is reopened, however many.",
 };
-
-/// Returns a checkpoint at a position, in one of several scopes.
-pub(super) fn checkpoint(position: u64, scope: u8) -> Checkpoint {
-    Checkpoint::new(WatchCursor::new([7; 16], position, time(position % 1_000_000)), [scope; 16])
-}
 
 fn the_place_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
