@@ -2,8 +2,8 @@
 //! how a server really behaves.
 //!
 //! Each clause of the [contract](crate::store::contract) is an async function here, grouped in
-//! families: one module each. [`run`] runs them all against any [`Connection`](crate::Connection) and reports each by
-//! name:
+//! families: one module each. [`run`] runs them all against any
+//! [`Connection`](crate::Connection) and reports each by name:
 //!
 //! ```
 //! # #[cfg(feature = "memory")]

@@ -23,8 +23,8 @@
 
 mod changes;
 mod check;
+mod checkpoints;
 mod data;
-mod places;
 mod random;
 mod subject;
 mod suite;
@@ -35,7 +35,7 @@ pub use suite::StorageSuite;
 
 /// Iterates over every check of a storage.
 pub fn checks() -> impl Iterator<Item = &'static StorageCheck> {
-    [changes::CHECKS, data::CHECKS, places::CHECKS, random::CHECKS].into_iter().flatten()
+    [changes::CHECKS, data::CHECKS, checkpoints::CHECKS, random::CHECKS].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
 fn an_empty_storage_holds_nothing(fixture: &StorageFixture) -> CheckResult {
     let subject = fixture.storage()?;
     let storage = subject.storage()?;
-    ensure_eq!(storage.checkpoint()?, None, "the place of a new storage");
+    ensure_eq!(storage.checkpoint()?, None, "the checkpoint of a new storage");
     ensure!(storage.is_empty()?, "a new storage is not empty");
     ensure_eq!(
         storage.held(&[key_of("a")?, key_of("b")?])?,
@@ -172,7 +172,7 @@ fn the_marker_changes_nothing(fixture: &StorageFixture) -> CheckResult {
         "the marker between two puts",
     )?;
     let checkpoint = checkpoint(7, 1);
-    subject.takes([KvUpdate::CaughtUp], Some(checkpoint), "the marker alone, with a place")?;
+    subject.takes([KvUpdate::CaughtUp], Some(checkpoint), "the marker alone, with a checkpoint")?;
     subject.takes([delete("a", 3)?, KvUpdate::CaughtUp], None, "the marker after a deletion")
 }
 

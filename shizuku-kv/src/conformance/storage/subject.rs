@@ -190,7 +190,7 @@ impl Subject<'_> {
     pub(super) fn verify(&self, when: &str) -> CheckResult {
         let opened = self.opened()?;
         let storage = opened.storage();
-        ensure_eq!(storage.checkpoint()?, self.checkpoint, "{when}: the place");
+        ensure_eq!(storage.checkpoint()?, self.checkpoint, "{when}: the checkpoint");
         ensure_eq!(storage.is_empty()?, self.entries.is_empty(), "{when}: whether it is empty");
         ensure_eq!(storage.len()?, self.entries.len() as u64, "{when}: how many keys are held");
         self.verify_visits(storage, when)?;

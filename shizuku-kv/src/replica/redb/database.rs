@@ -285,7 +285,7 @@ pub(super) fn checkpoint(
     path: &Path,
 ) -> Result<Option<Checkpoint>, Failure> {
     match reading.open_table(ABOUT)?.get(CHECKPOINT)? {
-        Some(bytes) => record::place_from_bytes(bytes.value(), path).map(Some),
+        Some(bytes) => record::checkpoint_from_bytes(bytes.value(), path).map(Some),
         None => Ok(None),
     }
 }
