@@ -2,8 +2,8 @@
 //! how a server really behaves.
 //!
 //! Each clause of the [contract](crate::store::contract) is an async function here, grouped in
-//! families: one module each. [`run`] runs them all against any [`Connection`] and reports each by
-//! name:
+//! families: one module each. [`run`] runs them all against any
+//! [`Connection`](crate::Connection) and reports each by name:
 //!
 //! ```
 //! # #[cfg(feature = "memory")]
@@ -35,6 +35,8 @@
 //! The contract does not cover the storage of replicas, which has its own checks in [`storage`].
 
 #[macro_use]
+mod failure;
+#[macro_use]
 mod check;
 mod capability;
 mod fixture;
@@ -61,15 +63,12 @@ pub mod versions;
 pub mod watches;
 pub mod writes;
 
-use std::sync::Arc;
-
-use crate::store::Connection;
-
 pub use capability::Capability;
-pub use check::{Check, CheckFailure, CheckFunction, CheckResult};
+pub use check::{Check, CheckFunction};
+pub use failure::{CheckFailure, CheckResult};
 pub use fixture::Fixture;
 pub use report::{CheckReport, Outcome, Report};
-pub use suite::Suite;
+pub use suite::{Suite, run};
 
 /// Iterates over every check, family by family.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
@@ -94,12 +93,6 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
     ]
     .into_iter()
     .flatten()
-}
-
-/// Runs every check against a connection that stays open. Checks that need connections of their own
-/// are reported as not applicable (see [`Suite::connecting`]).
-pub async fn run(connection: Arc<dyn Connection>) -> Report {
-    Suite::new(connection).run().await
 }
 
 #[cfg(test)]

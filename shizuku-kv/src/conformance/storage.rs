@@ -22,66 +22,20 @@
 //! operations.
 
 mod changes;
+mod check;
+mod checkpoints;
 mod data;
-mod places;
 mod random;
 mod subject;
 mod suite;
 
+pub use check::{StorageCheck, StorageNeed};
 pub use subject::StorageFixture;
 pub use suite::StorageSuite;
 
-use super::{CheckFailure, CheckResult};
-use crate::replica::StorageError;
-
-/// A requirement of a check in addition to a storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StorageNeed {
-    /// A storage that keeps its content when it is dropped and reopened.
-    Durable,
-    /// A function that reads values, which the trait does not have: see [`StorageSuite::reading`].
-    Values,
-}
-
-/// One clause of the guarantees of storages, and the function that checks it.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct StorageCheck {
-    /// Name of the function, unique among all checks.
-    pub name: &'static str,
-    /// The guarantee of the trait.
-    pub clause: &'static str,
-    /// The requirements of the check. Without one of them the check is not applicable.
-    pub needs: &'static [StorageNeed],
-    /// The check itself. It blocks.
-    pub run: fn(&StorageFixture) -> CheckResult,
-}
-
-/// The checks of a file: each function with its requirements and the clause that it checks.
-macro_rules! storage_checks {
-    ($($name:ident [$($need:ident),*] $clause:literal,)+) => {
-        &[$($crate::conformance::storage::StorageCheck {
-            name: stringify!($name),
-            clause: $clause,
-            needs: &[$($crate::conformance::storage::StorageNeed::$need),*],
-            run: $name,
-        }),+]
-    };
-}
-use storage_checks;
-
 /// Iterates over every check of a storage.
 pub fn checks() -> impl Iterator<Item = &'static StorageCheck> {
-    [changes::CHECKS, data::CHECKS, places::CHECKS, random::CHECKS].into_iter().flatten()
-}
-
-/// Converts an error where the check expected success.
-impl From<StorageError> for CheckFailure {
-    #[track_caller]
-    fn from(error: StorageError) -> Self {
-        Self::new(format!("expected success, found the error: {error}"))
-    }
+    [changes::CHECKS, data::CHECKS, checkpoints::CHECKS, random::CHECKS].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -230,6 +230,12 @@ impl Suite {
     }
 }
 
+/// Runs every check against a connection that stays open. Checks that need connections of their own
+/// are reported as not applicable (see [`Suite::connecting`]).
+pub async fn run(connection: Arc<dyn Connection>) -> Report {
+    Suite::new(connection).run().await
+}
+
 impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Suite")

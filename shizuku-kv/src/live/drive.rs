@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::panics::{outliving, read};
+use super::panics::{catch_panic, read};
 use super::snapshot::LiveSnapshot;
 use super::status::{LiveSyncState, State};
 use crate::record::{ByteDeserialize, KeyValue, KvReadError};
@@ -71,7 +71,7 @@ where
         let end = |error| {
             states.send_modify(|state| state.status.sync_state = LiveSyncState::Ended { error })
         };
-        outliving::<T>("live", async { end(self.follow().await) }, end).await;
+        catch_panic::<T>("live", async { end(self.follow().await) }, end).await;
     }
 
     /// Applies the changes of the record, until the connection is closed. Returns the reason. A key

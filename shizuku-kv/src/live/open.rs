@@ -104,14 +104,14 @@ struct Beginning {
     deadline: Deadline,
     follower: Follower,
     /// The last loss, until a later update is delivered.
-    trouble: Option<KvError>,
+    last_error: Option<KvError>,
 }
 
 impl Beginning {
     fn new(store: Store, key: Key) -> Self {
         let deadline = Deadline::after(store.deadline());
         let follower = Follower::shared(&store, WatchScope::Key(key.clone()));
-        Self { store, key, deadline, follower, trouble: None }
+        Self { store, key, deadline, follower, last_error: None }
     }
 
     /// Returns the next state, or the reason for not having one by the deadline.
@@ -127,7 +127,7 @@ impl Beginning {
         match next.ok().filter(|_| !deadline.remaining().is_zero()) {
             Some(candidate) => candidate,
             None => Err(self
-                .trouble
+                .last_error
                 .take()
                 .unwrap_or_else(|| deadline.timeout("live", Some(&self.key)))),
         }
@@ -140,7 +140,7 @@ impl Beginning {
         loop {
             let event = self.follower.next().await;
             if let Event::Update(_) | Event::CaughtUp { .. } = event {
-                self.trouble = None;
+                self.last_error = None;
             }
             match event {
                 Event::Update(update) => {
@@ -150,7 +150,7 @@ impl Beginning {
                 }
                 Event::CaughtUp { is_empty: true } => return Ok(Candidate::Absent(None)),
                 Event::Lost(error) if error.is_resolved_by_reopening() => {
-                    self.trouble = Some(error);
+                    self.last_error = Some(error);
                 }
                 Event::Lost(error) | Event::Closed(error) => return Err(error),
                 Event::Opened | Event::CaughtUp { is_empty: false } | Event::LinkChanged => {}

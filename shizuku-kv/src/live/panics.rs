@@ -100,7 +100,7 @@ fn drop_quietly<T, O>(owner: O) {
 
 /// Runs the task of a live value or map. If it panics, `end` gets an error with the type's name,
 /// because the task runs no other foreign code than that of the type.
-pub(super) async fn outliving<T>(
+pub(super) async fn catch_panic<T>(
     operation: &'static str,
     run: impl Future<Output = ()>,
     end: impl FnOnce(KvError),

@@ -11,7 +11,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 
 use super::{BatchConfig, ReplicaProgress};
 use crate::store::{KeySet, KvError, KvUpdate, WatchCursor};
-use crate::watch::{Doubt, Event, Follower, Recent};
+use crate::watch::{Event, Follower, Recent, UnverifiedPosition};
 
 /// Maximum number of updates that are collected before other tasks of the thread have their turn.
 const GO: usize = 1024;
@@ -69,8 +69,8 @@ pub(super) struct Collector<'a> {
     pub(super) target: Option<(u64, Pin<Box<Sleep>>)>,
     /// The newest collected updates.
     pub(super) recent: Recent,
-    /// The position of the watch when it lost touch with the store.
-    pub(super) doubt: Option<Doubt>,
+    /// The position of the watch when its connection was lost.
+    pub(super) unverified: Option<UnverifiedPosition>,
     pub(super) stopped: Pin<Box<WaitForCancellationFuture<'a>>>,
     pub(super) progress: watch::Sender<ReplicaProgress>,
 }
@@ -93,15 +93,15 @@ impl Collector<'_> {
         Collected { updates, since: self.since }
     }
 
-    /// Records the position as doubtful, because the next server may have an older copy of the
+    /// Records the position as unverified, because the next server may have an older copy of the
     /// store.
-    pub(super) fn lose_touch(&mut self) {
-        if self.doubt.is_none()
+    pub(super) fn mark_unverified(&mut self) {
+        if self.unverified.is_none()
             && let Some(cursor) = self.cursor
         {
             let mut recent = self.recent.clone();
             recent.extend(&self.updates);
-            self.doubt = Some(Doubt { cursor, recent });
+            self.unverified = Some(UnverifiedPosition { cursor, recent });
         }
     }
 
@@ -145,7 +145,7 @@ impl Collector<'_> {
                         Event::Update(update) => update,
                         Event::CaughtUp { .. } => KvUpdate::CaughtUp,
                         Event::LinkChanged => {
-                            self.lose_touch();
+                            self.mark_unverified();
                             self.publish_link();
                             continue;
                         }

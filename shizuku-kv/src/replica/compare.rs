@@ -16,7 +16,7 @@ use super::run::Run;
 use super::tally::Tally;
 use super::{ReplicaError, ReplicaStorage, StoredVersion};
 use crate::store::{Key, KeySet, KvError, StoreFigures, WatchCursor, WatchScope};
-use crate::watch::{DoubtResolution, NewestHeld};
+use crate::watch::{NewestHeld, Verification};
 
 /// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         };
         let Some(cursor) = collector.cursor else { return Ok(Compared::Soon) };
         if figures.keys.is_none() {
-            self.comparison.doubt = None;
+            self.comparison.unverified = None;
             return Ok(Compared::Same);
         }
         let is_short = *self.scope == WatchScope::All && figures.newest < cursor.position();
@@ -164,12 +164,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Checks that the store is the one that the replica followed before it lost touch.
+    /// Checks that the store is the one that the replica followed before the connection was lost.
     async fn is_same_store(&mut self) -> Result<Compared, ReplicaError> {
-        let Some(mut doubt) = self.comparison.doubt.clone() else { return Ok(Compared::Same) };
+        let Some(mut unverified) = self.comparison.unverified.clone() else {
+            return Ok(Compared::Same);
+        };
         if self.comparison.unread {
             // Only the held entries of an earlier run are known.
-            let position = doubt.cursor.position();
+            let position = unverified.cursor.position();
             let recent = self.ask("looking up stored entries", move |storage| {
                 let mut newest = NewestHeld::up_to(position);
                 storage
@@ -177,23 +179,24 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 Ok(newest.into_recent())
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
-            doubt.recent = recent;
+            unverified.recent = recent;
             self.comparison.unread = false;
-            self.comparison.doubt = Some(doubt.clone());
+            self.comparison.unverified = Some(unverified.clone());
         }
-        let phase = match self.until_stopped(doubt.resolve(self.store, self.scope)).await {
+        let verification = match self.until_stopped(unverified.verify(self.store, self.scope)).await
+        {
             None => return Ok(Compared::Stopped),
-            Some(Ok(phase)) => phase,
+            Some(Ok(verification)) => verification,
             Some(Err(error)) => return Ok(self.failed(&error)),
         };
-        match phase {
-            DoubtResolution::Other => return Ok(self.differs("the store is an older copy")),
-            DoubtResolution::Unproven => {
+        match verification {
+            Verification::Other => return Ok(self.differs("the store is an older copy")),
+            Verification::Unproven => {
                 return Ok(self.differs("no remembered entry is left for the comparison"));
             }
             // Updates that were written while the replica was away follow the checkpoint, and are
             // no reason for a resync.
-            DoubtResolution::Unremembered | DoubtResolution::Same => self.comparison.doubt = None,
+            Verification::Unremembered | Verification::Same => self.comparison.unverified = None,
         }
         Ok(Compared::Same)
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::tally::Tally;
 use crate::store::{StoreFigures, WatchCursor};
-use crate::watch::{Doubt, Recent};
+use crate::watch::{Recent, UnverifiedPosition};
 
 /// Maximum number of intervals before the next listing, after listings without a difference.
 const LONGEST_PAUSE: u32 = 16;
@@ -36,11 +36,11 @@ pub(super) struct Comparison {
     pub(super) tally: Tally,
     /// The position of the replica at the loss of its watch. `None` after a comparison has shown
     /// that the store is the same.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) unverified: Option<UnverifiedPosition>,
     /// The newest updates from the watches of this run.
     pub(super) recent: Recent,
-    /// Whether the doubt is from an earlier run, so that its deliveries have to be read from the
-    /// storage.
+    /// Whether that position is from an earlier run, so that its deliveries have to be read from
+    /// the storage.
     pub(super) unread: bool,
     /// Requested figures whose position has not been reached.
     pub(super) asked: Option<StoreFigures>,
@@ -61,7 +61,7 @@ impl Comparison {
         Self {
             interval,
             tally: Tally::default(),
-            doubt: None,
+            unverified: None,
             recent: Recent::default(),
             unread: false,
             asked: None,
@@ -78,13 +78,13 @@ impl Comparison {
     pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
         self.tally = Tally::resume(tombstones);
         self.unread = true;
-        self.doubt = Some(Doubt { cursor, recent: Recent::default() });
+        self.unverified = Some(UnverifiedPosition { cursor, recent: Recent::default() });
     }
 
     /// Starts over, because the state is read from its beginning.
-    pub(super) fn afresh(&mut self) {
-        self.tally = Tally::afresh();
-        (self.doubt, self.asked, self.agreed, self.seen) = (None, None, None, None);
+    pub(super) fn start_over(&mut self) {
+        self.tally = Tally::empty();
+        (self.unverified, self.asked, self.agreed, self.seen) = (None, None, None, None);
         (self.recent, self.unread) = (Recent::default(), false);
     }
 

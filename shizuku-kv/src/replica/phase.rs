@@ -22,7 +22,7 @@ pub(crate) enum Phase {
     /// The replica resyncs, because it has keys and no position to resume from. The initial state
     /// is read again, and then the keys that were not in the state are dropped. No cursor is
     /// committed until then, because a resume from such a cursor would not find the vanished keys.
-    Repairing,
+    Resyncing,
 }
 
 /// Returns the first phase of a replica, and the cursor of its first watch.
@@ -39,7 +39,7 @@ pub(crate) fn begin(
 
 /// Returns the phase of a replica that has no position to resume from.
 pub(crate) fn without_checkpoint(holds: bool) -> Phase {
-    if holds { Phase::Repairing } else { Phase::Filling }
+    if holds { Phase::Resyncing } else { Phase::Filling }
 }
 
 impl Phase {
@@ -49,7 +49,7 @@ impl Phase {
     pub(crate) fn is_news(self, entry: &KvEntry, held: Option<StoredVersion>) -> bool {
         match self {
             Self::Following | Self::Filling => true,
-            Self::Repairing => {
+            Self::Resyncing => {
                 entry.is_tombstone()
                     || held != Some(StoredVersion::new(entry.version, entry.created))
             }
@@ -59,12 +59,12 @@ impl Phase {
     /// Returns whether the stored versions are read before a batch is applied, and the delivered
     /// keys are recorded.
     pub(crate) fn compares(self) -> bool {
-        self == Self::Repairing
+        self == Self::Resyncing
     }
 
     /// Returns whether stored keys that were not delivered are dropped once the state is complete.
     pub(crate) fn drops_the_rest(self) -> bool {
-        self == Self::Repairing
+        self == Self::Resyncing
     }
 
     /// Returns whether the cursor of the last update in a batch is committed with it. The caught-up
@@ -72,7 +72,7 @@ impl Phase {
     pub(crate) fn keeps_cursor(self, is_complete: bool) -> bool {
         match self {
             Self::Following | Self::Filling => true,
-            Self::Repairing => is_complete,
+            Self::Resyncing => is_complete,
         }
     }
 
@@ -102,7 +102,7 @@ pub(crate) enum Next {
     /// Resume from the last committed position.
     Again,
     /// Resync.
-    Afresh,
+    Resync,
     /// End the replica, because a retry cannot succeed.
     End,
 }
@@ -127,7 +127,7 @@ pub(crate) fn go_on(
 /// Returns the reaction to the error with which a watch ended.
 pub(crate) fn after(error: &KvError) -> Next {
     match error {
-        KvError::CursorExpired { .. } => Next::Afresh,
+        KvError::CursorExpired { .. } => Next::Resync,
         error if error.is_retryable() => Next::Again,
         _ => Next::End,
     }

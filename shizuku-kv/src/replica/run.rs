@@ -108,7 +108,7 @@ pub(super) struct Run<'a, S> {
 }
 
 /// The reason why a watch is no longer followed.
-enum Left {
+enum FollowEnd {
     /// The replica was stopped.
     Stopped,
     /// The watch has ended.
@@ -145,30 +145,30 @@ impl<S: ReplicaStorage> Run<'_, S> {
         let mut follower = Follower::own(self.store, self.scope.clone(), from);
         self.publish_link(&follower);
         loop {
-            if self.phase == Phase::Repairing {
+            if self.phase == Phase::Resyncing {
                 self.without_checkpoint();
             }
             if self.phase != Phase::Following {
-                self.comparison.afresh();
+                self.comparison.start_over();
                 // Reading the whole state proves that no update was missed.
                 self.is_unproven = false;
             }
-            let left = match self.until_stopped(opened(&mut follower)).await {
+            let end = match self.until_stopped(opened(&mut follower)).await {
                 None => return Ok(()),
-                Some(Err(error)) => Left::Ended(error),
+                Some(Err(error)) => FollowEnd::Ended(error),
                 Some(Ok(())) => {
-                    if self.phase == Phase::Repairing {
-                        self.repairing();
+                    if self.phase == Phase::Resyncing {
+                        self.report_resync();
                     }
-                    let left;
-                    (apply, left) = self.follow(&mut follower, apply).await?;
-                    left
+                    let end;
+                    (apply, end) = self.follow(&mut follower, apply).await?;
+                    end
                 }
             };
-            let next = match left {
-                Left::Stopped => return Ok(()),
-                Left::Differs => Next::Afresh,
-                Left::Ended(error) => {
+            let next = match end {
+                FollowEnd::Stopped => return Ok(()),
+                FollowEnd::Differs => Next::Resync,
+                FollowEnd::Ended(error) => {
                     let next = phase::after(&error);
                     if next == Next::End {
                         return Err(ReplicaError::Store(error));
@@ -235,7 +235,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     }
 
     /// Reports a resync whose watch is open.
-    fn repairing(&self) {
+    fn report_resync(&self) {
         tracing::info!(store = self.store.name(), "resyncing a replica");
         self.tools.progress.send_modify(|progress| progress.repairs += 1);
     }
@@ -270,7 +270,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         &mut self,
         follower: &mut Follower,
         mut apply: A,
-    ) -> Result<(A, Left), ReplicaError>
+    ) -> Result<(A, FollowEnd), ReplicaError>
     where
         A: FnMut(Batch) -> F,
         F: Future<Output = Result<(), E>>,
@@ -294,7 +294,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
             recent: std::mem::take(&mut self.comparison.recent),
-            doubt: None,
+            unverified: None,
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
@@ -314,38 +314,38 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     };
                 apply = lent;
                 if !self.staged(&mut collector, result?, kept) {
-                    return Ok((apply, Left::Stopped));
+                    return Ok((apply, FollowEnd::Stopped));
                 }
                 action = match next {
                     Some(action) => action,
                     None => collector.next(true).await,
                 };
             }
-            let left = match action {
+            let end = match action {
                 Action::Complete => {
                     let goes_on;
                     (apply, goes_on) = self.complete(&mut collector, apply).await?;
                     if goes_on {
                         continue;
                     }
-                    return Ok((apply, Left::Stopped));
+                    return Ok((apply, FollowEnd::Stopped));
                 }
-                Action::Apply | Action::Stop => Left::Stopped,
-                Action::Reopen(error) => Left::Ended(error),
+                Action::Apply | Action::Stop => FollowEnd::Stopped,
+                Action::Reopen(error) => FollowEnd::Ended(error),
                 action @ (Action::Compare | Action::Judge) => {
                     let goes_on;
                     (apply, goes_on) = self.flush(&mut collector, apply).await?;
                     if !goes_on {
-                        return Ok((apply, Left::Stopped));
+                        return Ok((apply, FollowEnd::Stopped));
                     }
-                    self.lost_touch(&mut collector);
+                    self.take_unverified(&mut collector);
                     let compared = match action {
                         Action::Compare => self.compare(&mut collector).await?,
                         _ => self.reached(&mut collector).await?,
                     };
                     match compared {
-                        Compared::Stopped => Left::Stopped,
-                        Compared::Differs => Left::Differs,
+                        Compared::Stopped => FollowEnd::Stopped,
+                        Compared::Differs => FollowEnd::Differs,
                         compared => {
                             self.compared(compared, &mut collector);
                             continue;
@@ -355,12 +355,12 @@ impl<S: ReplicaStorage> Run<'_, S> {
             };
             let goes_on;
             (apply, goes_on) = self.flush(&mut collector, apply).await?;
-            if matches!(left, Left::Ended(_)) {
-                collector.lose_touch();
+            if matches!(end, FollowEnd::Ended(_)) {
+                collector.mark_unverified();
             }
-            self.lost_touch(&mut collector);
+            self.take_unverified(&mut collector);
             self.comparison.recent = collector.recent;
-            return Ok((apply, if goes_on { left } else { Left::Stopped }));
+            return Ok((apply, if goes_on { end } else { FollowEnd::Stopped }));
         }
     }
 
@@ -496,11 +496,11 @@ impl<S: ReplicaStorage> Run<'_, S> {
         (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
-    /// Records a doubt whether the store is the same. An earlier doubt stays.
-    fn lost_touch(&mut self, collector: &mut Collector<'_>) {
-        let doubt = collector.doubt.take();
-        if self.comparison.doubt.is_none() {
-            self.comparison.doubt = doubt;
+    /// Records an unverified position of the watch. An earlier one stays.
+    fn take_unverified(&mut self, collector: &mut Collector<'_>) {
+        let unverified = collector.unverified.take();
+        if self.comparison.unverified.is_none() {
+            self.comparison.unverified = unverified;
         }
     }
 

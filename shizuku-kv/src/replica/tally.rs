@@ -19,7 +19,7 @@ impl Tally {
     }
 
     /// Starts at zero: the state is read from its beginning, with its tombstones.
-    pub(super) fn afresh() -> Self {
+    pub(super) fn empty() -> Self {
         Self::resume(Some(0))
     }
 

@@ -162,8 +162,8 @@ impl Coordinator {
         match command {
             Command::Claim { claim, waits, session, wait, reply } => {
                 if let Some(entry) = session.take_prefetched(self.key()) {
-                    let news = self.cache.prefetched(entry);
-                    self.apply(news);
+                    let effect = self.cache.prefetched(entry);
+                    self.apply(effect);
                 }
                 self.claims.add(claim, waits, session, wait, reply);
             }

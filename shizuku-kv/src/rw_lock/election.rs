@@ -13,12 +13,12 @@ use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
 use super::lease;
-use super::lease::Sign;
+use super::lease::EntryMeaning;
 use super::lock::DistroRwLock;
 use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
-use super::session::{is_later, key_of, lease_of, sign_of};
+use super::session::{is_later, key_of, lease_of, meaning_of};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, KvResult, Readers, Store, VersionToken,
     WatchScope,
@@ -447,13 +447,13 @@ impl Term {
     }
 
     fn record(&mut self, entry: &KvEntry) {
-        let sign = sign_of(self.id.session, entry);
+        let meaning = meaning_of(self.id.session, entry);
         let is_known = self.version.is_some_and(|known| !is_later(entry.version, known));
-        if is_known || sign == Sign::Older {
+        if is_known || meaning == EntryMeaning::Older {
             return;
         }
         (self.version, self.seen) = (Some(entry.version), Instant::now());
-        (self.is_silent, self.is_gone) = (false, sign == Sign::Over);
+        (self.is_silent, self.is_gone) = (false, meaning == EntryMeaning::Ended);
         if !self.is_gone {
             self.lease = lease_of(entry);
         }

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::lease::{self, Sign};
+use super::lease::{self, EntryMeaning};
 use super::record::{Claim, Grant, LockMode, LockRecord, SessionId};
-use super::session::{key_of, lease_of, sign_of};
+use super::session::{key_of, lease_of, meaning_of};
 use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
 
 /// Maximum number of concurrent requests for sessions to the leader.
@@ -110,7 +110,7 @@ impl SessionStates {
     }
 
     fn note(&mut self, session: SessionId, entry: Option<&KvEntry>) {
-        match entry.filter(|entry| sign_of(session, entry) == Sign::Life) {
+        match entry.filter(|entry| meaning_of(session, entry) == EntryMeaning::Alive) {
             Some(entry) => self.sessions.insert(session, (lease_of(entry), entry.created)),
             None => self.sessions.remove(&session),
         };

@@ -33,13 +33,13 @@ pub(super) fn is_silent(since_observed: Duration, lease: Duration) -> bool {
 
 /// The meaning of an entry under the key of a session for that session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum EntryMeaning {
     /// The entry is older than the session, and says nothing about it.
     Older,
     /// The session was alive when the entry was written.
-    Life,
+    Alive,
     /// The session is over: its key was deleted, or serves another session.
-    Over,
+    Ended,
 }
 
 /// Returns the meaning of an entry for a session. `first` is the version of the session's first
@@ -49,13 +49,13 @@ pub(super) enum Sign {
 /// Versions of a key only grow. An entry from before `first` is therefore older than the session,
 /// whatever its content. A later one that is not of this session was written after the session's
 /// key had been deleted.
-pub(super) fn sign(first: Option<u64>, version: Option<u64>, is_its_own: bool) -> Sign {
+pub(super) fn meaning(first: Option<u64>, version: Option<u64>, is_its_own: bool) -> EntryMeaning {
     if first.zip(version).is_some_and(|(first, version)| version < first) {
-        Sign::Older
+        EntryMeaning::Older
     } else if is_its_own {
-        Sign::Life
+        EntryMeaning::Alive
     } else {
-        Sign::Over
+        EntryMeaning::Ended
     }
 }
 
@@ -107,11 +107,11 @@ mod tests {
 
     #[test]
     fn entry_of_another_session_ends_it_unless_older() {
-        assert_eq!(sign(Some(5), Some(4), false), Sign::Older);
-        assert_eq!(sign(Some(5), Some(5), true), Sign::Life);
-        assert_eq!(sign(Some(5), Some(6), false), Sign::Over);
-        assert_eq!(sign(None, Some(6), false), Sign::Over);
-        assert_eq!(sign(Some(5), None, true), Sign::Life);
+        assert_eq!(meaning(Some(5), Some(4), false), EntryMeaning::Older);
+        assert_eq!(meaning(Some(5), Some(5), true), EntryMeaning::Alive);
+        assert_eq!(meaning(Some(5), Some(6), false), EntryMeaning::Ended);
+        assert_eq!(meaning(None, Some(6), false), EntryMeaning::Ended);
+        assert_eq!(meaning(Some(5), None, true), EntryMeaning::Alive);
     }
 
     #[test]

@@ -274,8 +274,8 @@ impl DistroRwLock {
         made: &Mutex<Option<Ticket>>,
     ) -> Result<Hold, DistroRwLockError> {
         let (mode, waits) = (request.mode, request.waits);
-        let entrance = self.manager.entrance(&self.name.key);
-        let turn = entrance.lock().await;
+        let command_queue = self.manager.command_queue(&self.name.key);
+        let turn = command_queue.lock().await;
         let sessions = &self.manager.sessions;
         let session = sessions.get(&self.store, self.options.lease, &self.name.key).await;
         let session = session.map_err(|error| self.name.store_error(error))?;

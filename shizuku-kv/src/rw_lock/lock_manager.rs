@@ -24,7 +24,7 @@ pub(super) struct LockManager {
     pub(super) sessions: Sessions,
     pub(super) process_locks: ProcessLocks,
     /// Queues of the locks that are being claimed.
-    entrances: Mutex<HashMap<CoordinatorId, Weak<tokio::sync::Mutex<()>>>>,
+    command_queues: Mutex<HashMap<CoordinatorId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Default for LockManager {
@@ -34,7 +34,7 @@ impl Default for LockManager {
             channels: Arc::default(),
             sessions: Sessions::default(),
             process_locks: ProcessLocks::default(),
-            entrances: Mutex::default(),
+            command_queues: Mutex::default(),
         }
     }
 }
@@ -43,16 +43,16 @@ impl LockManager {
     /// Returns the queue through which the claims of a lock on this runtime send their commands. It
     /// keeps the order of the calls, even if one claim has to wait for its session and the next has
     /// one.
-    pub(super) fn entrance(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn command_queue(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
         let id = (runtime::Handle::current().id(), key.clone());
-        let mut entrances = self.entrances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entrance) = entrances.get(&id).and_then(Weak::upgrade) {
-            return entrance;
+        let mut command_queues = self.command_queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(command_queue) = command_queues.get(&id).and_then(Weak::upgrade) {
+            return command_queue;
         }
-        entrances.retain(|_, entrance| entrance.strong_count() > 0);
-        let entrance = Arc::default();
-        entrances.insert(id, Arc::downgrade(&entrance));
-        entrance
+        command_queues.retain(|_, command_queue| command_queue.strong_count() > 0);
+        let command_queue = Arc::default();
+        command_queues.insert(id, Arc::downgrade(&command_queue));
+        command_queue
     }
 
     /// Sends a command to the coordinator of the lock under a key, and starts it if it does not

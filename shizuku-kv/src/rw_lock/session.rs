@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-pub(super) use self::entry::{is_later, is_older, key_of, lease_of, marker, sign_of};
+pub(super) use self::entry::{is_later, is_older, key_of, lease_of, marker, meaning_of};
 use self::keep_alive::KeepAlive;
 use self::registry::Joined;
 pub(super) use self::registry::Registry;

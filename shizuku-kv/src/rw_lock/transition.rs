@@ -62,7 +62,7 @@ impl LockRecord {
                 Outcome::Broken(FencingToken::from_u64(between))
             }
         };
-        self.hand_over();
+        self.grant_waiters();
         outcome
     }
 
@@ -75,7 +75,7 @@ impl LockRecord {
             return Outcome::Queued;
         }
         // A record that was edited by hand may have a waiter that nothing blocks.
-        self.hand_over();
+        self.grant_waiters();
         // No waiter is overtaken. The reason for which a waiter waits also holds for a new claim,
         // or the waiter came first.
         if self.queue.is_empty() && self.admits(claim.mode) {
@@ -111,7 +111,7 @@ impl LockRecord {
     }
 
     /// Grants the lock to the first waiter, and to those behind it that can hold it together.
-    fn hand_over(&mut self) {
+    fn grant_waiters(&mut self) {
         while self.queue.first().is_some_and(|next| self.admits(next.mode)) {
             let next = self.queue.remove(0);
             self.admit(next);

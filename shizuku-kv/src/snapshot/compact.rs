@@ -10,10 +10,9 @@ use std::sync::Arc;
 use super::disk::{DiskFile, write_full};
 use super::frame::{Ending, FILE_HEADER, FRAME_HEADER, FileHeader, Kind};
 use super::index::Index;
-use super::log::{create_beside, remove_leftover, seal_frame};
+use super::log::{PART_SIZE, create_beside, remove_leftover, seal_frame};
 use super::scan::{Scan, Span};
 use super::shared::SharedLog;
-use super::writer::PART;
 use super::{SnapshotError, small_in_tests};
 
 /// Maximum number of bytes that are still to be copied when the compaction blocks the writer.
@@ -73,7 +72,7 @@ fn write(shared: &SharedLog) -> Result<Outcome, SnapshotError> {
     // The total is `2 * good`, because a compaction reads the file twice.
     let mut reported = 0;
     let mut report = |read: u64| {
-        if read >= reported + PART as u64 {
+        if read >= reported + PART_SIZE as u64 {
             reported = read;
             shared.compaction_read(read, 2 * good);
         }
@@ -196,7 +195,7 @@ impl NewFile {
     }
 
     fn record(&mut self, record: &[u8]) -> Result<(), SnapshotError> {
-        if self.frame.len() >= PART || self.frame.len() + record.len() > 2 * PART {
+        if self.frame.len() >= PART_SIZE || self.frame.len() + record.len() > 2 * PART_SIZE {
             self.end_frame(Kind::Part)?;
         }
         self.frame.extend_from_slice(record);
@@ -233,7 +232,7 @@ impl NewFile {
     }
 
     fn write_if_much(&mut self) -> Result<(), SnapshotError> {
-        if self.ready.len() >= PART {
+        if self.ready.len() >= PART_SIZE {
             self.write()?;
         }
         if self.written - self.synced >= SYNC_EVERY { self.sync() } else { Ok(()) }

@@ -14,6 +14,9 @@ use super::load::Loaded;
 use super::small_in_tests;
 use crate::local_file::NotRegular;
 
+/// Size in bytes above which a checkpoint is written in parts as it grows (ADR 0039).
+pub(super) const PART_SIZE: usize = small_in_tests(1024 * 1024, 256);
+
 /// Number of bytes that are rewritten at a time.
 const REWRITE: usize = small_in_tests(1024 * 1024, 100);
 

@@ -10,15 +10,12 @@ use super::compact::{self, Outcome};
 use super::disk::{Access, Disk, DiskFile, StdDisk};
 use super::frame::{Ending, FRAME_HEADER};
 use super::load::{Loaded, load_file};
-use super::log::{Log, create, remove_leftover};
+use super::log::{Log, PART_SIZE, create, remove_leftover};
 use super::record::{MAX_VALUE_LEN, encode};
 use super::shared::SharedLog;
-use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy, small_in_tests};
+use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy};
 use crate::local_file::{self, Identity};
 use crate::store::{KvUpdate, WatchCursor};
-
-/// Size in bytes above which a checkpoint is written in parts as it grows (ADR 0039).
-pub(super) const PART: usize = small_in_tests(1024 * 1024, 256);
 
 /// Maximum number of times that the log is reopened because another writer replaced it between the
 /// opening and the lock.
@@ -187,7 +184,7 @@ impl SnapshotWriter {
         }
         self.shared.check()?;
         let filled = self.buffer.len();
-        if filled >= PART || (filled > FRAME_HEADER && filled + size > 2 * PART) {
+        if filled >= PART_SIZE || (filled > FRAME_HEADER && filled + size > 2 * PART_SIZE) {
             self.shared.log().append(&mut self.buffer, None)?;
             self.empty_buffer();
         }
@@ -369,7 +366,7 @@ impl SnapshotWriter {
     fn empty_buffer(&mut self) {
         self.buffer.truncate(FRAME_HEADER);
         // Frees the memory of a large value, because smaller ones follow.
-        self.buffer.shrink_to(2 * PART);
+        self.buffer.shrink_to(2 * PART_SIZE);
     }
 
     fn start_compaction(&mut self) {
@@ -457,7 +454,7 @@ fn due(threshold: u64, live: u64) -> u64 {
 
 /// Returns the length that a log with this live size exceeds by at most one checkpoint.
 fn limit(threshold: u64, live: u64) -> u64 {
-    live.saturating_mul(2).saturating_add(threshold.max(PART as u64))
+    live.saturating_mul(2).saturating_add(threshold.max(PART_SIZE as u64))
 }
 
 /// Opens the file at the path, or creates it, and locks it. The returned file had that name when it

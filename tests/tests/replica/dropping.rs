@@ -222,10 +222,10 @@ impl ReplicaStorage for Closing {
     }
 }
 
-/// Rings when a future may continue.
-struct Bell(tokio::sync::Notify);
+/// Notified when a future may continue.
+struct NotifyWaker(tokio::sync::Notify);
 
-impl Wake for Bell {
+impl Wake for NotifyWaker {
     fn wake(self: Arc<Self>) {
         self.0.notify_one();
     }
@@ -251,10 +251,10 @@ async fn after_any_number_of_steps() {
             applied.lock().unwrap().extend(told(&batch));
             Ok::<_, Refused>(())
         };
-        let bell = Arc::new(Bell(tokio::sync::Notify::new()));
+        let notify = Arc::new(NotifyWaker(tokio::sync::Notify::new()));
         {
             let mut run = Box::pin(replica.run(apply));
-            let waker = Waker::from(Arc::clone(&bell));
+            let waker = Waker::from(Arc::clone(&notify));
             for _ in 0..steps {
                 assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
                 is_through =
@@ -262,8 +262,8 @@ async fn after_any_number_of_steps() {
                 if is_through {
                     break;
                 }
-                let rung = tokio::time::timeout(Duration::from_secs(20), bell.0.notified());
-                rung.await.expect("it goes on");
+                let woken = tokio::time::timeout(Duration::from_secs(20), notify.0.notified());
+                woken.await.expect("it goes on");
             }
         }
         let mut all = std::mem::take(&mut *applied.lock().unwrap());

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 /// A released mutex of the standard library wakes a waiting thread, but a running thread acquires
 /// the mutex sooner. A task that works in pieces therefore acquired it thousands of times before
 /// another thread that was already awake. The cause is that each piece takes longer than a waiting
-/// thread spins. [`give_way`](Self::give_way) between two pieces prevents that (ADR 0077).
+/// thread spins. [`yield_to_waiter`](Self::yield_to_waiter) between two pieces prevents that (ADR
+/// 0077).
 pub(super) struct Lock<T> {
     value: Mutex<T>,
     /// Locked by the next waiting thread until this thread has acquired the value.
@@ -39,9 +40,9 @@ impl<T> Lock<T> {
     ///
     /// The caller must have released the value. This has woken the waiting thread, so that the call
     /// takes no longer than that thread needs to run.
-    pub(super) fn give_way(&self) {
+    pub(super) fn yield_to_waiter(&self) {
         #[cfg(test)]
-        tests::GAVE_WAY.set(tests::GAVE_WAY.get() + 1);
+        tests::YIELDS.set(tests::YIELDS.get() + 1);
         drop(self.line.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -56,11 +57,11 @@ pub(super) mod tests {
     use super::*;
 
     thread_local! {
-        /// Number of times that this thread has called [`Lock::give_way`].
-        pub(in super::super) static GAVE_WAY: Cell<usize> = const { Cell::new(0) };
+        /// Number of times that this thread has called [`Lock::yield_to_waiter`].
+        pub(in super::super) static YIELDS: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Without `give_way`, the waiting thread is rarely awake in time.
+    /// Without `yield_to_waiter`, the waiting thread is rarely awake in time.
     #[test]
     fn waiting_thread_goes_before_the_next_piece() {
         const ROUNDS: usize = 200;
@@ -73,18 +74,18 @@ pub(super) mod tests {
                     thread::yield_now();
                 }
                 drop(piece);
-                lock.give_way();
+                lock.yield_to_waiter();
                 assert_eq!(*lock.acquire(), round + 1);
             });
         }
     }
 
     #[test]
-    fn giving_way_without_a_waiting_thread_returns() {
+    fn yield_without_a_waiting_thread_returns() {
         let lock = Lock::new(());
-        lock.give_way();
+        lock.yield_to_waiter();
         drop(lock.acquire());
-        lock.give_way();
+        lock.yield_to_waiter();
     }
 
     #[test]

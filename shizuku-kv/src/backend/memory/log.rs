@@ -95,7 +95,7 @@ impl Versions {
 }
 
 /// New settings that have been applied to some keys.
-struct Settling {
+struct LimitsChange {
     /// The last key to which the settings have been applied, in the order of keys.
     after: Option<Key>,
     /// The time at which the settings were changed.
@@ -122,7 +122,7 @@ pub(super) struct Log {
     /// The future expiries.
     due: BTreeSet<(Instant, u64)>,
     /// New settings that have not been applied to all keys.
-    settling: Option<Settling>,
+    limits_change: Option<LimitsChange>,
     bytes: u64,
     /// The highest sequence number of a tombstone that was forgotten as the newest entry of its
     /// key.
@@ -142,7 +142,7 @@ impl Log {
             keys: Table::default(),
             sorted: BTreeSet::new(),
             due: BTreeSet::new(),
-            settling: None,
+            limits_change: None,
             bytes: 0,
             forgotten: 0,
         }
@@ -167,7 +167,7 @@ impl Log {
 
     /// Returns whether [`expire_some`](Self::expire_some) has work, now or later.
     pub(super) fn has_due(&self) -> bool {
-        self.settling.is_some() || !self.due.is_empty()
+        self.limits_change.is_some() || !self.due.is_empty()
     }
 
     /// Returns the time of the next expiry.

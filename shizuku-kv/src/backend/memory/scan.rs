@@ -61,7 +61,7 @@ impl<T: Send + 'static> Source for Scan<T> {
                 return Ok(None);
             }
             if self.after.is_some() {
-                self.shared.give_way().await;
+                self.shared.yield_now().await;
             }
             self.load_page().await?;
         }

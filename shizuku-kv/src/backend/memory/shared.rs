@@ -31,7 +31,7 @@ pub(super) struct StoreState {
     pub(super) incarnation: [u8; 16],
     state: Lock<State>,
     /// Notified after each event for which a watch may wait: a new entry, or the end of the store.
-    pub(super) bell: Notify,
+    pub(super) changed: Notify,
     /// Settings that are read without the lock, because every write reads the first, even after the
     /// end of the store.
     max_value_size: AtomicUsize,
@@ -120,7 +120,7 @@ impl StoreState {
         let shared = Self {
             name: name.to_owned(),
             incarnation: incarnation(),
-            bell: Notify::new(),
+            changed: Notify::new(),
             max_value_size: AtomicUsize::new(0),
             key_ttl: AtomicBool::new(false),
             keeps_fences: AtomicBool::new(false),
@@ -155,7 +155,7 @@ impl StoreState {
                 }
                 ControlFlow::Continue(not_yet) => work = not_yet,
             }
-            self.give_way().await;
+            self.yield_now().await;
             if let Some(deadline) = call.deadline
                 && deadline.remaining().is_zero()
             {
@@ -166,18 +166,18 @@ impl StoreState {
 
     /// Lets other work on the store run first: tasks of this thread, and a thread that waits for
     /// the lock. Called between two pieces of work on many entries.
-    pub(super) async fn give_way(&self) {
+    pub(super) async fn yield_now(&self) {
         yield_once().await;
-        self.give_way_to_threads();
+        self.yield_to_waiter();
     }
 
     /// Lets a thread that waits for the lock run first, after a piece of work.
-    pub(super) fn give_way_to_threads(&self) {
-        self.state.give_way();
+    pub(super) fn yield_to_waiter(&self) {
+        self.state.yield_to_waiter();
     }
 
-    /// Does the work, or a part of the expiries that precede it, for a caller that then [gives
-    /// way](Self::give_way).
+    /// Does the work, or a part of the expiries that precede it, for a caller that then
+    /// [yields](Self::yield_now).
     pub(super) fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,
@@ -201,7 +201,7 @@ impl StoreState {
         let written = contents.log.sequence() != before;
         drop(state);
         if written {
-            self.bell.notify_waiters();
+            self.changed.notify_waiters();
         }
         flow
     }
@@ -236,7 +236,7 @@ impl StoreState {
         });
         if reconcile.await? {
             // A watch that waits for the next expiry may have to wait for an earlier one now.
-            self.bell.notify_waiters();
+            self.changed.notify_waiters();
             // The settings have been made. The next operation would otherwise have to apply them to
             // all entries.
             self.with(call, |_| Ok(())).await?;
@@ -252,7 +252,7 @@ impl StoreState {
             End::Closed => State::Closed,
         };
         let state = mem::replace(&mut *self.state.acquire(), ended);
-        self.bell.notify_waiters();
+        self.changed.notify_waiters();
         Ended(state)
     }
 

@@ -230,7 +230,7 @@ impl KvReader for MemoryStore {
                 read.await?;
                 if page.len() == PAGE {
                     // The page took as much work as many single reads.
-                    self.shared.give_way().await;
+                    self.shared.yield_now().await;
                 }
             }
             Ok(entries)

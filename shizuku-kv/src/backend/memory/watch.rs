@@ -1,8 +1,8 @@
 //! Watches: a position in the log that advances as the watch is polled.
 //!
 //! No queue exists between the writers and a watch. The reader pulls from the log. A slow reader
-//! therefore skips superseded entries, and uses no memory for them. A watch waits only for the
-//! bell, and for the next expiry, because no other operation may apply that expiry.
+//! therefore skips superseded entries, and uses no memory for them. A watch waits only for a
+//! change, and for the next expiry, because no other operation may apply that expiry.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -56,14 +56,14 @@ impl Source for Updates {
             ControlFlow::Break(Ok(Pulled::Item(update, cursor))) => {
                 // With few entries in scope among many others, each item is a piece of work.
                 if position.position.saturating_sub(before) > LONG_WALK {
-                    shared.give_way_to_threads();
+                    shared.yield_to_waiter();
                 }
                 Ok(Some((update, cursor)))
             }
             ControlFlow::Break(Err(error)) => Err(error),
             ControlFlow::Break(Ok(Pulled::Wait(_))) => Ok(None),
             ControlFlow::Break(Ok(Pulled::More)) | ControlFlow::Continue(_) => {
-                shared.give_way_to_threads();
+                shared.yield_to_waiter();
                 Ok(None)
             }
         }
@@ -73,16 +73,16 @@ impl Source for Updates {
         let Self { shared, position } = self;
         loop {
             // The future is created before the pull, so that a write in between notifies it.
-            let bell = shared.bell.notified();
+            let change = shared.changed.notified();
             let mut done = None;
             let pull = |contents: &mut Contents| position.pull(shared, contents, &mut done);
             match shared.with(Call::new(OPERATION), pull).await? {
                 Pulled::Item(update, cursor) => return Ok(Some((update, cursor))),
-                Pulled::More => shared.give_way().await,
-                Pulled::Wait(None) => bell.await,
+                Pulled::More => shared.yield_now().await,
+                Pulled::Wait(None) => change.await,
                 Pulled::Wait(Some(due)) => {
                     // After either event, the next pull finds the reason.
-                    let _ = timeout_at(due, bell).await;
+                    let _ = timeout_at(due, change).await;
                 }
             }
         }

@@ -12,36 +12,36 @@ use crate::store::SuspendAwareInstant;
 /// Waits for a message. Returns the message and the time of its arrival, because the reader may be
 /// polled later.
 pub(super) async fn arrival(messages: &mut Subscriber) -> (Option<Message>, SuspendAwareInstant) {
-    let mut bell: Option<Arc<Bell>> = None;
+    let mut timed: Option<Arc<TimedWaker>> = None;
     poll_fn(|context| {
-        let rung = bell.as_ref().and_then(|bell| bell.rung.get().copied());
-        let bell = match &mut bell {
-            Some(bell) if rung.is_none() && bell.waker.will_wake(context.waker()) => bell,
-            bell => {
+        let woken = timed.as_ref().and_then(|timed| timed.woken.get().copied());
+        let timed = match &mut timed {
+            Some(timed) if woken.is_none() && timed.waker.will_wake(context.waker()) => timed,
+            timed => {
                 let waker = context.waker().clone();
-                bell.insert(Arc::new(Bell { waker, rung: OnceLock::new() }))
+                timed.insert(Arc::new(TimedWaker { waker, woken: OnceLock::new() }))
             }
         };
-        let waker = Waker::from(Arc::clone(bell));
+        let waker = Waker::from(Arc::clone(timed));
         let message = messages.poll_next_unpin(&mut Context::from_waker(&waker));
-        message.map(|message| (message, rung.unwrap_or_else(SuspendAwareInstant::now)))
+        message.map(|message| (message, woken.unwrap_or_else(SuspendAwareInstant::now)))
     })
     .await
 }
 
 /// A waker that records the time of its first wake.
-struct Bell {
+struct TimedWaker {
     waker: Waker,
-    rung: OnceLock<SuspendAwareInstant>,
+    woken: OnceLock<SuspendAwareInstant>,
 }
 
-impl Wake for Bell {
+impl Wake for TimedWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.get_or_init(SuspendAwareInstant::now);
+        self.woken.get_or_init(SuspendAwareInstant::now);
         self.waker.wake_by_ref();
     }
 }

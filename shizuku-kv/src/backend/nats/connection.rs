@@ -357,9 +357,9 @@ impl Connection for NatsConnection {
                 // each attempt to connect.
                 let rejection = self
                     .link
-                    .trouble()
-                    .filter(|trouble| trouble.is_about_credentials && error.is_retryable());
-                rejection.map_or(error, |trouble| trouble.into_error(operation))
+                    .failure()
+                    .filter(|failure| failure.is_about_credentials && error.is_retryable());
+                rejection.map_or(error, |failure| failure.into_error(operation))
             })
         })
     }

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 use tokio::task::unconstrained;
 
 use super::arrival::arrival;
+use super::delete_on_drop::DeleteOnDrop;
 use super::denials::Denial;
-use super::farewell::Farewell;
 use super::lag::Lag;
 use super::link::{Interruption, Link, Mark};
-use super::liveness::{Liveness, Trouble};
+use super::liveness::{Liveness, LivenessEvent};
 use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 use crate::store::{KvError, KvResult, SuspendAwareInstant};
@@ -98,7 +98,7 @@ pub(super) enum Delivery {
 #[derive(Debug)]
 pub(super) struct OrderedConsumer {
     link: Arc<Link>,
-    farewell: Farewell,
+    delete_on_drop: DeleteOnDrop,
     inbox: String,
     messages: Subscriber,
     liveness: Liveness,
@@ -203,15 +203,15 @@ impl OrderedConsumer {
                     let (message, arrived) = tokio::select! {
                         biased;
                         arrival = arrival(&mut self.messages) => arrival,
-                        trouble = self.liveness.trouble(patience) => {
-                            return match trouble {
-                                Trouble::Interrupted(Interruption::Lost) => {
+                        event = self.liveness.next_event(patience) => {
+                            return match event {
+                                LivenessEvent::Interrupted(Interruption::Lost) => {
                                     Delivery::Lost("disconnected")
                                 }
-                                Trouble::Interrupted(Interruption::Denied(text)) => {
+                                LivenessEvent::Interrupted(Interruption::Denied(text)) => {
                                     Delivery::Denied(text)
                                 }
-                                Trouble::Silence => Delivery::Lost("no heartbeat"),
+                                LivenessEvent::Silence => Delivery::Lost("no heartbeat"),
                             };
                         }
                     };

@@ -24,11 +24,11 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Sends a request on each new connection, until the link is dropped or its runtime ends.
 pub(super) fn start(link: &Arc<Link>, events: LinkEvents) {
-    let task = tokio::spawn(follow(Arc::downgrade(link), events, link.session.doubt()));
+    let task = tokio::spawn(follow(Arc::downgrade(link), events, link.session.recheck()));
     link.session.set_task(task.abort_handle());
 }
 
-async fn follow(link: Weak<Link>, events: LinkEvents, doubt: Arc<Notify>) {
+async fn follow(link: Weak<Link>, events: LinkEvents, recheck: Arc<Notify>) {
     let mut changes = events.changes();
     loop {
         let is_answered = {
@@ -57,7 +57,7 @@ async fn follow(link: Weak<Link>, events: LinkEvents, doubt: Arc<Notify>) {
         let wait = async {
             tokio::select! {
                 alive = changes.next() => alive,
-                () = doubt.notified() => true,
+                () = recheck.notified() => true,
             }
         };
         if is_answered {
@@ -88,8 +88,8 @@ impl Link {
             if self.is_connected() {
                 return self.mark(operation).map(|_| ());
             }
-            if let Some(trouble) = self.trouble() {
-                return Err(trouble.into_error(operation));
+            if let Some(failure) = self.failure() {
+                return Err(failure.into_error(operation));
             }
             let _ = timeout_at(Instant::now() + STATE_POLL, state.changed()).await;
         }

@@ -12,10 +12,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::denials::{Denial, DeniedForms, Form};
-use super::link_events::{Deaf, LinkEvents, LinkState, STATE_POLL};
+use super::link_events::{LinkEvents, LinkState, NoAnswers, STATE_POLL};
 use super::open_consumers::OpenConsumers;
 use super::requests::Requests;
-use super::server_errors::Trouble;
+use super::server_errors::ConnectionFailure;
 use super::session::Session;
 use super::space::ApiSpace;
 use crate::store::timer::timeout_at;
@@ -197,13 +197,13 @@ impl Link {
     }
 
     /// Returns the reason why the connection is down, if it is down and the reason is known.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.events.state().trouble.clone().filter(|_| !self.is_connected())
+    pub(super) fn failure(&self) -> Option<ConnectionFailure> {
+        self.events.state().failure.clone().filter(|_| !self.is_connected())
     }
 
     /// Whether answers can arrive: the server has not rejected the subscription to them.
     pub(super) fn is_hearing(&self) -> bool {
-        self.events.state().deaf().is_none()
+        self.events.state().no_answers().is_none()
     }
 
     /// Whether every operation on this connection fails from now on.
@@ -288,8 +288,8 @@ impl Link {
             let left = deadline.remaining();
             if left.is_zero() {
                 let why = self
-                    .trouble()
-                    .map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
+                    .failure()
+                    .map_or_else(String::new, |failure| format!(": {}", failure.reason));
                 return Err(KvError::Unavailable {
                     operation,
                     reason: format!(
@@ -341,14 +341,14 @@ impl Link {
         subjects: [&str; N],
         crowd: u64,
     ) -> Option<Interruption> {
-        let denial = |state: &LinkState| match state.deaf() {
-            Some(Deaf::Denied(denial)) => Some(denial),
+        let denial = |state: &LinkState| match state.no_answers() {
+            Some(NoAnswers::Denied(denial)) => Some(denial),
             _ => state.denials.after(mark.denials, &subjects),
         };
         let is_lost = |state: &LinkState| {
             state.epoch != mark.epoch
                 || state.over.is_some()
-                || matches!(state.deaf(), Some(Deaf::Crowded))
+                || matches!(state.no_answers(), Some(NoAnswers::Crowded))
         };
         let is_crowded = |state: &LinkState| state.denials.count() - mark.denials >= crowd;
         let mut state = self.events.subscribe();

@@ -10,7 +10,7 @@ use super::denials::{Denial, Denials};
 use super::outage::Outage;
 use super::pending::{PendingRequests, Size, Sizes};
 use super::server_errors::{
-    LINE_TOO_LONG, MESSAGE_TOO_LARGE, TOO_MANY_SUBSCRIPTIONS, Trouble, VIOLATION,
+    ConnectionFailure, LINE_TOO_LONG, MESSAGE_TOO_LARGE, TOO_MANY_SUBSCRIPTIONS, VIOLATION,
     ends_the_connection, too_many_subscriptions,
 };
 use super::space::ApiSpace;
@@ -29,7 +29,7 @@ pub(super) struct LinkState {
     /// one begins.
     pub(super) closing: bool,
     /// Reason why no operation on this connection can succeed any more.
-    pub(super) over: Option<Over>,
+    pub(super) over: Option<EndReason>,
     /// The denials that the server has reported. Each names a subject, not a request.
     pub(super) denials: Denials,
     /// Subject of the subscription to the answers of all requests.
@@ -37,12 +37,12 @@ pub(super) struct LinkState {
     /// The denial of the subscription to answers, until the next reconnect.
     denied: Option<Arc<Denial>>,
     /// The last rejection of any subscription, until the next reconnect.
-    rejected: Option<Deaf>,
+    rejected: Option<NoAnswers>,
     /// Whether the first request on this connection had no answer in time, and no other answer has
     /// arrived.
     is_silent: bool,
     /// Reason why the last attempt to connect failed. `None` while connected.
-    pub(super) trouble: Option<Trouble>,
+    pub(super) failure: Option<ConnectionFailure>,
     /// Number of subscriptions that were rejected because of a limit. The server does not name
     /// them.
     pub(super) surplus: u64,
@@ -64,7 +64,7 @@ pub(super) struct LinkState {
 
 /// Reason why no answer can arrive on a connection.
 #[derive(Clone, Debug)]
-pub(super) enum Deaf {
+pub(super) enum NoAnswers {
     /// The user may not subscribe.
     Denied(Arc<Denial>),
     /// The connection has reached its limit of subscriptions. The subscription to answers may be
@@ -72,7 +72,7 @@ pub(super) enum Deaf {
     Crowded,
 }
 
-impl Deaf {
+impl NoAnswers {
     fn error(&self, operation: &'static str) -> KvError {
         match self {
             Self::Denied(denial) => denial.error(operation),
@@ -83,7 +83,7 @@ impl Deaf {
 
 /// Reason why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum EndReason {
     /// The owner shut the connection down.
     ShutDown,
     /// The runtime that opened the connection has ended, together with the tasks that transfer its
@@ -96,14 +96,14 @@ impl LinkState {
     /// begin.
     pub(super) fn error(&self, operation: &'static str) -> Option<KvError> {
         match self.over {
-            Some(Over::RuntimeEnded) => Some(KvError::NoRuntime {
+            Some(EndReason::RuntimeEnded) => Some(KvError::NoRuntime {
                 operation,
                 reason: "the tokio runtime that opened this connection has ended; open the \
                          connection in the runtime that uses it",
             }),
-            Some(Over::ShutDown) => Some(KvError::Closed { operation }),
+            Some(EndReason::ShutDown) => Some(KvError::Closed { operation }),
             None if self.closing => Some(KvError::Closed { operation }),
-            None => self.deaf().map(|deaf| deaf.error(operation)),
+            None => self.no_answers().map(|cause| cause.error(operation)),
         }
     }
 
@@ -113,8 +113,8 @@ impl LinkState {
     /// The server does not name a subscription that is over the limit, and events get lost when
     /// many arrive at once. So a connection without any answer counts as one without the
     /// subscription to answers, if subscriptions were rejected on it.
-    pub(super) fn deaf(&self) -> Option<Deaf> {
-        let denied = self.denied.clone().map(Deaf::Denied);
+    pub(super) fn no_answers(&self) -> Option<NoAnswers> {
+        let denied = self.denied.clone().map(NoAnswers::Denied);
         denied.or_else(|| if self.is_silent { self.rejected.clone() } else { None })
     }
 
@@ -124,7 +124,7 @@ impl LinkState {
             self.denied = Some(Arc::clone(&denial));
         }
         if let Denial::Subscribe(_) = *denial {
-            self.rejected = Some(Deaf::Denied(Arc::clone(&denial)));
+            self.rejected = Some(NoAnswers::Denied(Arc::clone(&denial)));
         }
         self.denials.add(denial);
     }
@@ -171,15 +171,15 @@ impl LinkEvents {
 
     /// Records the client's list of servers before an attempt to connect.
     pub(super) fn attempted(&self, servers: &[Server]) {
-        if let Some(trouble) = self.outage.attempted(servers) {
-            self.state.send_modify(|state| state.trouble = Some(trouble));
+        if let Some(failure) = self.outage.attempted(servers) {
+            self.state.send_modify(|state| state.failure = Some(failure));
         }
     }
 
     /// Records that the server has answered on a new connection.
     pub(super) fn answered(&self, server: &str, version: &str) {
         self.outage.ended(server, version);
-        self.state.send_modify(|state| state.trouble = None);
+        self.state.send_modify(|state| state.failure = None);
     }
 
     /// Records that an answer has arrived.
@@ -206,7 +206,7 @@ impl LinkEvents {
 
     /// Ends the connection as shut down by its owner.
     pub(super) fn shut_down(&self) {
-        self.state.send_modify(|state| state.over = Some(Over::ShutDown));
+        self.state.send_modify(|state| state.over = Some(EndReason::ShutDown));
     }
 
     /// Ends the connection because the runtime of its tasks has ended, unless it was shut down
@@ -214,7 +214,7 @@ impl LinkEvents {
     pub(super) fn end_with_runtime(&self) {
         self.state.send_if_modified(|state| {
             let is_first = state.over.is_none();
-            state.over.get_or_insert(Over::RuntimeEnded);
+            state.over.get_or_insert(EndReason::RuntimeEnded);
             is_first
         });
     }
@@ -248,8 +248,8 @@ impl LinkEvents {
                 if text.contains("DNS") {
                     let attempts =
                         vec![("a host".to_owned(), "no address was found for it".into())];
-                    let trouble = self.outage.failed(attempts);
-                    self.state.send_modify(|state| state.trouble = trouble);
+                    let failure = self.outage.failed(attempts);
+                    self.state.send_modify(|state| state.failure = failure);
                 }
             }
             Event::ServerError(ServerError::Other(text)) => self.server_error(text),
@@ -269,7 +269,7 @@ impl LinkEvents {
         if text.contains(TOO_MANY_SUBSCRIPTIONS) {
             self.state.send_modify(|state| {
                 state.surplus += 1;
-                state.rejected = Some(Deaf::Crowded);
+                state.rejected = Some(NoAnswers::Crowded);
             });
         }
         if text.contains(MESSAGE_TOO_LARGE) {
@@ -288,8 +288,8 @@ impl LinkEvents {
     /// Records the reason why the server ends the connection.
     fn lost(&self, text: &str) {
         self.outage.began(Some(text));
-        let trouble = Trouble::of_server(text);
-        self.state.send_modify(|state| state.trouble = Some(trouble));
+        let failure = ConnectionFailure::of_server(text);
+        self.state.send_modify(|state| state.failure = Some(failure));
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Liveness {
 }
 
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum LivenessEvent {
     Interrupted(Interruption),
     Silence,
 }
@@ -48,7 +48,7 @@ impl Liveness {
     /// Waits for an event in place of a message. The timeout begins now, not at the last message,
     /// because a reader that did not poll has received nothing either. Cancel safe: the next call
     /// begins another timeout.
-    pub(super) async fn trouble(&mut self, patience: Duration) -> Trouble {
+    pub(super) async fn next_event(&mut self, patience: Duration) -> LivenessEvent {
         let due = Instant::now() + patience;
         loop {
             let silence = poll_fn(|context| {
@@ -61,10 +61,12 @@ impl Liveness {
             });
             tokio::select! {
                 biased;
-                interruption = &mut self.interruption => return Trouble::Interrupted(interruption),
+                interruption = &mut self.interruption => {
+                    return LivenessEvent::Interrupted(interruption);
+                }
                 () = silence => {
                     if Instant::now() >= due {
-                        return Trouble::Silence;
+                        return LivenessEvent::Silence;
                     }
                     self.silence.as_mut().reset(due);
                 }

@@ -35,7 +35,7 @@
 //! | `outcome` | the outcome of a write whose acknowledgement was lost |
 //! | `consumer`, `arrival` | an ordered pull consumer: each message once and in order |
 //! | `filters` | the subjects that cover a scope |
-//! | `open_consumers`, `farewell` | the deletion of consumers whose reader was dropped |
+//! | `open_consumers`, `delete_on_drop` | the deletion of consumers whose reader was dropped |
 //! | `liveness` | the end of a connection, and its silence |
 //! | `leader`, `lag` | requests to the leader; consumers on replicas that are behind |
 //! | `initial_sync` | the proof that the initial state has been delivered |
@@ -55,10 +55,10 @@ mod connection;
 mod consumer;
 mod core;
 mod credentials;
+mod delete_on_drop;
 mod deleted;
 mod denials;
 mod expiry;
-mod farewell;
 mod fenced;
 mod figures;
 mod filters;

@@ -8,7 +8,7 @@ use async_nats::Server;
 use tokio::time::Instant;
 
 use super::config::without_userinfo;
-use super::server_errors::Trouble;
+use super::server_errors::ConnectionFailure;
 
 /// Maximum number of different reasons that are logged for one outage.
 const REASONS: usize = 32;
@@ -83,7 +83,7 @@ impl Outage {
 
     /// Records the client's list of servers, and logs each new reason once. Returns the reasons why
     /// the attempts since the last call failed, or `None` if no attempt was made.
-    pub(super) fn attempted(&self, servers: &[Server]) -> Option<Trouble> {
+    pub(super) fn attempted(&self, servers: &[Server]) -> Option<ConnectionFailure> {
         let mut news = Vec::new();
         let mut outage = self.outage();
         for server in servers {
@@ -101,30 +101,32 @@ impl Outage {
     }
 
     /// Records failed attempts, each with its server and the client's error.
-    pub(super) fn failed(&self, attempts: Vec<(String, Arc<str>)>) -> Option<Trouble> {
+    pub(super) fn failed(&self, attempts: Vec<(String, Arc<str>)>) -> Option<ConnectionFailure> {
         let described: Vec<_> = attempts
             .into_iter()
             .map(|(server, error)| {
-                let trouble = Trouble::of_attempt(&error);
-                (server, trouble)
+                let failure = ConnectionFailure::of_attempt(&error);
+                (server, failure)
             })
             .collect();
-        for (server, trouble) in &described {
+        for (server, failure) in &described {
             let mut outage = self.outage();
             let is_new = matches!(outage.phase, Phase::Down { .. })
                 && outage.logged.len() < REASONS
-                && outage.logged.insert((server.clone(), Arc::clone(&trouble.reason)));
+                && outage.logged.insert((server.clone(), Arc::clone(&failure.reason)));
             drop(outage);
             if is_new {
-                tracing::warn!(server, reason = %trouble.reason, "cannot reconnect to NATS, retrying");
+                let reason = &failure.reason;
+                tracing::warn!(server, %reason, "cannot reconnect to NATS, retrying");
             }
         }
         let is_about_credentials =
-            described.iter().any(|(_, trouble)| trouble.is_about_credentials);
+            described.iter().any(|(_, failure)| failure.is_about_credentials);
         let all: Vec<_> = described
             .iter()
-            .map(|(server, trouble)| format!("{server}: {}", trouble.reason))
+            .map(|(server, failure)| format!("{server}: {}", failure.reason))
             .collect();
-        (!all.is_empty()).then(|| Trouble { reason: all.join("; ").into(), is_about_credentials })
+        (!all.is_empty())
+            .then(|| ConnectionFailure { reason: all.join("; ").into(), is_about_credentials })
     }
 }

@@ -27,14 +27,14 @@ pub(super) fn too_many_subscriptions(operation: &'static str) -> KvError {
 
 /// Reason why a connection was lost, or why an attempt to connect failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct ConnectionFailure {
     pub(super) reason: Arc<str>,
     /// The server rejected the credentials, or a file with credentials could not be used.
     pub(super) is_about_credentials: bool,
 }
 
-impl Trouble {
-    /// Returns the trouble of a connection that the server has ended with this text.
+impl ConnectionFailure {
+    /// Returns the failure of a connection that the server has ended with this text.
     pub(super) fn of_server(text: &str) -> Self {
         let is_about_credentials = is_about_credentials(text);
         let mut reason = format!("the server ended the connection ({text})");
@@ -44,8 +44,8 @@ impl Trouble {
         Self { reason: reason.into(), is_about_credentials }
     }
 
-    /// Returns the trouble of a failed attempt, from the client's error. An error about credentials
-    /// is rephrased.
+    /// Returns the failure of an attempt to connect, from the client's error. An error about
+    /// credentials is rephrased.
     pub(super) fn of_attempt(error: &str) -> Self {
         let rejection = credentials_error(error);
         let reason = match (error.split_once("failed signing nonce: "), rejection) {

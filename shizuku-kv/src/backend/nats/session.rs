@@ -19,7 +19,7 @@ pub(super) struct Session {
     /// Number of the last connection on which the server has answered.
     answered: AtomicU64,
     /// Wakes the task if an operation finds that the connection is not up.
-    doubt: Arc<Notify>,
+    recheck: Arc<Notify>,
     task: OnceLock<AbortHandle>,
 }
 
@@ -28,7 +28,7 @@ impl Session {
         Self {
             statistics: client.statistics(),
             answered: AtomicU64::new(0),
-            doubt: Arc::default(),
+            recheck: Arc::default(),
             task: OnceLock::new(),
         }
     }
@@ -40,8 +40,8 @@ impl Session {
     }
 
     /// Wakes the task that sends the requests.
-    pub(super) fn doubt(&self) -> Arc<Notify> {
-        Arc::clone(&self.doubt)
+    pub(super) fn recheck(&self) -> Arc<Notify> {
+        Arc::clone(&self.recheck)
     }
 
     /// Number of the current connection, or of the last one.
@@ -61,7 +61,7 @@ impl Session {
     /// Wakes the task to check the connection again, because an event may have been lost.
     pub(super) fn check(&self) {
         if !self.is_answered() {
-            self.doubt.notify_one();
+            self.recheck.notify_one();
         }
     }
 }

@@ -34,8 +34,8 @@ pub(super) struct Settings {
     pub(super) counts_replaced: bool,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
-    /// Whether values can have times to live. Only the settings of a [`Bucket`] include the request
-    /// of its handle.
+    /// Whether values can have times to live. Only the settings of a
+    /// [`Bucket`](super::bucket::Bucket) include the request of its handle.
     pub(super) key_ttl: bool,
     /// Whether values can have times to live if the handle requests them.
     offers_ttl: bool,

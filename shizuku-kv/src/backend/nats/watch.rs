@@ -297,8 +297,8 @@ impl NatsWatch {
                 return Ok(None);
             }
             Err(_) => {
-                if let Some(trouble) = self.core.link.trouble() {
-                    self.cut_off(&trouble.reason);
+                if let Some(failure) = self.core.link.failure() {
+                    self.cut_off(&failure.reason);
                 }
                 return Ok(None);
             }

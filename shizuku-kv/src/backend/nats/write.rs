@@ -241,7 +241,7 @@ impl StoreCore {
                 Verdict::Silence(source) => source,
             };
             // Boxed, since it is rare: a future that is small is cheap to make.
-            let found = match Box::pin(self.find_out(&mut sent, is_late, deadline)).await {
+            let found = match Box::pin(self.determine_outcome(&mut sent, is_late, deadline)).await {
                 Ok(Found::Answer(verdict)) => {
                     answered = Some(verdict);
                     continue;
@@ -353,7 +353,7 @@ impl StoreCore {
 
     /// Returns the message that the leader has just named as the newest of a key, or otherwise the
     /// leader's newest one.
-    async fn in_the_way(
+    async fn conflicting_message(
         &self,
         write: &WriteMessage,
         found: Option<VersionToken>,
@@ -387,7 +387,7 @@ impl StoreCore {
             let found = match self.write(try_this.clone(), deadline).await {
                 Err(
                     KvError::AlreadyExists { found, .. } | KvError::RevisionMismatch { found, .. },
-                ) => Box::pin(self.in_the_way(&write, found, deadline)).await?,
+                ) => Box::pin(self.conflicting_message(&write, found, deadline)).await?,
                 result => return result,
             };
             try_this.expect = match found {

@@ -1,7 +1,7 @@
 //! The effect of a commit, and the queries of a storage.
 
-use super::subject::{delete, held, key_of, put, time};
-use super::{StorageCheck, StorageFixture, storage_checks};
+use super::check::{StorageCheck, storage_checks};
+use super::subject::{StorageFixture, checkpoint, delete, held, key_of, put, time};
 use crate::conformance::CheckResult;
 use crate::store::{KvEntry, KvOperation, KvUpdate, VersionToken};
 
@@ -41,7 +41,7 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
 fn an_empty_storage_holds_nothing(fixture: &StorageFixture) -> CheckResult {
     let subject = fixture.storage()?;
     let storage = subject.storage()?;
-    ensure_eq!(storage.checkpoint()?, None, "the place of a new storage");
+    ensure_eq!(storage.checkpoint()?, None, "the checkpoint of a new storage");
     ensure!(storage.is_empty()?, "a new storage is not empty");
     ensure_eq!(
         storage.held(&[key_of("a")?, key_of("b")?])?,
@@ -171,8 +171,8 @@ fn the_marker_changes_nothing(fixture: &StorageFixture) -> CheckResult {
         None,
         "the marker between two puts",
     )?;
-    let checkpoint = super::places::checkpoint(7, 1);
-    subject.takes([KvUpdate::CaughtUp], Some(checkpoint), "the marker alone, with a place")?;
+    let checkpoint = checkpoint(7, 1);
+    subject.takes([KvUpdate::CaughtUp], Some(checkpoint), "the marker alone, with a checkpoint")?;
     subject.takes([delete("a", 3)?, KvUpdate::CaughtUp], None, "the marker after a deletion")
 }
 
@@ -238,7 +238,7 @@ fn every_key_is_visited_once(fixture: &StorageFixture) -> CheckResult {
 
 fn storages_are_their_own(fixture: &StorageFixture) -> CheckResult {
     let mut one = fixture.storage()?;
-    one.commit([put("a", 1)?, put("b", 2)?], Some(super::places::checkpoint(2, 1)))?;
+    one.commit([put("a", 1)?, put("b", 2)?], Some(checkpoint(2, 1)))?;
     let mut other = fixture.storage()?;
     other.verify("new, after a commit to another storage")?;
     other.takes([put("a", 3)?, delete("b", 4)?], None, "a commit of its own")?;

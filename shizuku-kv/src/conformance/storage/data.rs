@@ -4,9 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::places::checkpoint;
-use super::subject::{Subject, delete, key_of, put, time};
-use super::{StorageCheck, StorageFixture, storage_checks};
+use super::check::{StorageCheck, storage_checks};
+use super::subject::{StorageFixture, Subject, checkpoint, delete, key_of, put, time};
 use crate::conformance::CheckResult;
 use crate::store::{KvEntry, KvUpdate, VersionToken};
 

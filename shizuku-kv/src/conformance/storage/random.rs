@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 
-use super::places::checkpoint;
-use super::subject::{delete, key_of, time};
-use super::{StorageCheck, StorageFixture, storage_checks};
+use super::check::{StorageCheck, storage_checks};
+use super::subject::{StorageFixture, checkpoint, delete, key_of, time};
 use crate::conformance::{CheckFailure, CheckResult};
 use crate::store::{KvEntry, KvUpdate, VersionToken};
 

@@ -10,10 +10,9 @@ use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::StorageNeed;
 use crate::conformance::{CheckFailure, CheckResult};
 use crate::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
-use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken};
+use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCursor};
 
 /// Opens the storage of a name.
 pub(super) type Open<S> =
@@ -35,7 +34,7 @@ pub(super) trait Opened: Send {
 
 /// The functions and properties that the suite was given.
 #[derive(Clone)]
-pub(super) struct Means {
+pub(super) struct SuiteSettings {
     pub(super) open: Open<Box<dyn Opened>>,
     pub(super) durable: bool,
     pub(super) reads: bool,
@@ -45,7 +44,7 @@ pub(super) struct Means {
 
 /// Opens storages for a check. [`StorageSuite`](super::StorageSuite) makes one for each check.
 pub struct StorageFixture {
-    means: Means,
+    settings: SuiteSettings,
     runtime: Handle,
     run: u64,
     names: AtomicUsize,
@@ -54,9 +53,9 @@ pub struct StorageFixture {
 
 impl StorageFixture {
     /// Must be called in a runtime, which then opens the storages.
-    pub(super) fn new(means: Means) -> Self {
+    pub(super) fn new(settings: SuiteSettings) -> Self {
         Self {
-            means,
+            settings,
             runtime: Handle::current(),
             run: fastrand::u64(..),
             names: AtomicUsize::new(0),
@@ -64,26 +63,21 @@ impl StorageFixture {
         }
     }
 
-    /// Returns the reason why a requirement is missing, if it is.
-    pub(super) fn missing(&self, need: StorageNeed) -> Option<&'static str> {
-        match need {
-            StorageNeed::Durable => (!self.means.durable).then_some("the storage is not durable"),
-            StorageNeed::Values => {
-                (!self.means.reads).then_some("the suite was given no way to read values")
-            }
-        }
+    pub(super) fn is_durable(&self) -> bool {
+        self.settings.durable
     }
 
-    pub(super) fn is_durable(&self) -> bool {
-        self.means.durable
+    /// Returns whether the suite can read values.
+    pub(super) fn reads(&self) -> bool {
+        self.settings.reads
     }
 
     pub(super) fn seed(&self) -> u64 {
-        self.means.seed
+        self.settings.seed
     }
 
     pub(super) fn histories(&self) -> usize {
-        self.means.histories
+        self.settings.histories
     }
 
     /// Records the current step of the check, for the report of a failure.
@@ -114,7 +108,7 @@ impl StorageFixture {
     }
 
     fn open(&self, name: &str) -> CheckResult<Box<dyn Opened>> {
-        let opened = self.runtime.block_on((self.means.open)(name.to_owned()));
+        let opened = self.runtime.block_on((self.settings.open)(name.to_owned()));
         opened
             .map_err(|error| CheckFailure::new(format!("the storage could not be opened: {error}")))
     }
@@ -123,7 +117,7 @@ impl StorageFixture {
 impl fmt::Debug for StorageFixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StorageFixture")
-            .field("durable", &self.means.durable)
+            .field("durable", &self.settings.durable)
             .finish_non_exhaustive()
     }
 }
@@ -196,12 +190,12 @@ impl Subject<'_> {
     pub(super) fn verify(&self, when: &str) -> CheckResult {
         let opened = self.opened()?;
         let storage = opened.storage();
-        ensure_eq!(storage.checkpoint()?, self.checkpoint, "{when}: the place");
+        ensure_eq!(storage.checkpoint()?, self.checkpoint, "{when}: the checkpoint");
         ensure_eq!(storage.is_empty()?, self.entries.is_empty(), "{when}: whether it is empty");
         ensure_eq!(storage.len()?, self.entries.len() as u64, "{when}: how many keys are held");
         self.verify_visits(storage, when)?;
         self.verify_held(storage, when)?;
-        if self.fixture.means.reads {
+        if self.fixture.settings.reads {
             // Compares only some of very many entries, because each is read separately.
             for (key, expected) in self.entries.iter().step_by(1 + self.entries.len() / 1000) {
                 let found = read(opened, key)?;
@@ -312,4 +306,9 @@ pub(super) fn delete(key: &str, number: u64) -> CheckResult<KvUpdate> {
         version,
         time(number),
     )))
+}
+
+/// Returns a checkpoint at a position, in one of several scopes.
+pub(super) fn checkpoint(position: u64, scope: u8) -> Checkpoint {
+    Checkpoint::new(WatchCursor::new([7; 16], position, time(position % 1_000_000)), [scope; 16])
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::subject::{Means, Open, Opened, ReadEntry};
+use super::subject::{Open, Opened, ReadEntry, SuiteSettings};
 use super::{StorageCheck, StorageFixture, checks};
 use crate::conformance::{CheckFailure, CheckReport, CheckResult, Outcome, Report};
 use crate::replica::{ReplicaStorage, StorageError};
@@ -100,13 +100,14 @@ impl<S: ReplicaStorage> StorageSuite<S> {
     /// Must be called in a tokio runtime. If the future is dropped, the running check continues in
     /// its thread, and no other begins.
     pub async fn run(self) -> Report {
-        let fixture = Means {
+        let fixture = SuiteSettings {
             open: Arc::new({
                 let (open, read) = (Arc::clone(&self.open), self.read.clone());
                 move |name| {
                     let (opening, read) = (open(name), read.clone());
                     async move {
-                        Ok(Box::new(With { storage: opening.await?, read }) as Box<dyn Opened>)
+                        Ok(Box::new(WithReader { storage: opening.await?, read })
+                            as Box<dyn Opened>)
                     }
                     .boxed()
                 }
@@ -152,12 +153,12 @@ impl<S> fmt::Debug for StorageSuite<S> {
 }
 
 /// A storage with the function that reads its values, so that checks need not know its type.
-struct With<S> {
+struct WithReader<S> {
     storage: S,
     read: Option<ReadEntry<S>>,
 }
 
-impl<S: ReplicaStorage> Opened for With<S> {
+impl<S: ReplicaStorage> Opened for WithReader<S> {
     fn storage(&self) -> &dyn ReplicaStorage {
         &self.storage
     }
@@ -181,7 +182,7 @@ async fn run_one(
     deadline: Duration,
 ) -> CheckReport {
     let started = Instant::now();
-    let outcome = match check.needs.iter().find_map(|need| fixture.missing(*need)) {
+    let outcome = match check.needs.iter().find_map(|need| need.missing(&fixture)) {
         Some(why) => Outcome::NotApplicable(why.to_owned()),
         None => match bounded(check, &Arc::new(fixture), deadline).await {
             Ok(()) => Outcome::Passed,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::store::{
     KeySet, KvEntry, KvError, KvResult, Store, StoreFigures, WatchCursor, WatchScope,
 };
-use crate::watch::{Doubt, DoubtResolution, Recent};
+use crate::watch::{Recent, UnverifiedPosition, Verification};
 
 /// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(super) struct Comparison {
     tombstones: KeySet,
     cursor: Option<WatchCursor>,
     recent: Recent,
-    doubt: Option<Doubt>,
+    unverified: Option<UnverifiedPosition>,
     due: Option<Instant>,
     /// A look whose position has not been reached, and the end of the wait for it.
     asked: Option<(StoreFigures, Instant)>,
@@ -58,7 +58,7 @@ impl Comparison {
             tombstones: KeySet::default(),
             cursor: None,
             recent: Recent::default(),
-            doubt: None,
+            unverified: None,
             // Due at once, because the store may count entries that no watch delivers.
             due: Some(now),
             asked: None,
@@ -70,11 +70,11 @@ impl Comparison {
     }
 
     /// Starts over, because the store is read from its beginning.
-    pub(super) fn afresh(&mut self) {
+    pub(super) fn start_over(&mut self) {
         self.live = KeySet::default();
         self.tombstones = KeySet::default();
         self.recent = Recent::default();
-        (self.cursor, self.doubt, self.asked, self.agreed) = (None, None, None, None);
+        (self.cursor, self.unverified, self.asked, self.agreed) = (None, None, None, None);
     }
 
     /// Resets the pause, because a reading that a comparison requested has found a difference.
@@ -107,9 +107,9 @@ impl Comparison {
 
     /// Records that the watch lost its connection: the next server may have an older copy of the
     /// store.
-    pub(super) fn lose_touch(&mut self) {
-        if let (None, Some(cursor)) = (&self.doubt, self.cursor) {
-            self.doubt = Some(Doubt { cursor, recent: self.recent.clone() });
+    pub(super) fn mark_unverified(&mut self) {
+        if let (None, Some(cursor)) = (&self.unverified, self.cursor) {
+            self.unverified = Some(UnverifiedPosition { cursor, recent: self.recent.clone() });
         }
     }
 
@@ -144,17 +144,17 @@ impl Comparison {
         };
         let Some(cursor) = self.cursor else { return Ok(Verdict::Same) };
         if figures.keys.is_none() {
-            self.doubt = None;
+            self.unverified = None;
             return Ok(Verdict::Same);
         }
         let is_short = *scope == WatchScope::All && figures.newest < cursor.position();
         if is_short || figures.incarnation != *cursor.incarnation() {
             return Ok(Verdict::Differs);
         }
-        if let Some(doubt) = &self.doubt {
-            match doubt.resolve(store, scope).await? {
-                DoubtResolution::Other | DoubtResolution::Unproven => return Ok(Verdict::Differs),
-                DoubtResolution::Same | DoubtResolution::Unremembered => self.doubt = None,
+        if let Some(unverified) = &self.unverified {
+            match unverified.verify(store, scope).await? {
+                Verification::Other | Verification::Unproven => return Ok(Verdict::Differs),
+                Verification::Same | Verification::Unremembered => self.unverified = None,
             }
         }
         if cursor.position() >= figures.newest {

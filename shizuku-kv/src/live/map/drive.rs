@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::compare::{Comparison, Verdict};
 use super::status::{LiveMapStatus, LiveMapSyncState, LiveRejection};
 use super::table::{Finding, Table, Unseen};
-use crate::live::panics::{guarded, outliving, read};
+use crate::live::panics::{catch_panic, guarded, read};
 use crate::live::snapshot::LiveSnapshot;
 use crate::live::status::State;
 use crate::record::{ByteDeserialize, KeyValue, canonical_key, type_name};
@@ -85,7 +85,7 @@ where
         let end = |error| {
             states.send_modify(|state| state.status.sync_state = LiveMapSyncState::Ended { error })
         };
-        outliving::<T>("live_map", async { end(self.follow().await) }, end).await;
+        catch_panic::<T>("live_map", async { end(self.follow().await) }, end).await;
     }
 
     /// Follows the store until the connection is closed. Returns the reason.
@@ -159,11 +159,11 @@ where
     fn apply(&mut self, event: Event) -> Option<KvError> {
         let update = match event {
             Event::Opened => {
-                self.comparison.afresh();
+                self.comparison.start_over();
                 return None;
             }
             Event::LinkChanged => {
-                self.comparison.lose_touch();
+                self.comparison.mark_unverified();
                 return None;
             }
             Event::Update(update) => update,

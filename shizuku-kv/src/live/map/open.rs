@@ -98,7 +98,7 @@ where
         };
         match event {
             Event::Opened => {
-                comparison.afresh();
+                comparison.start_over();
                 table = Table::new();
             }
             Event::Update(update) => {

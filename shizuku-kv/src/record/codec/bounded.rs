@@ -7,7 +7,7 @@
 //!
 //! This also records the names that the type itself declares, which a message may contain, and
 //! whether the type's own code wrote a message. The deserializer sees its own errors, and the type
-//! sees [`Told`].
+//! sees [`TaggedError`].
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -92,10 +92,10 @@ impl Bounds {
     }
 
     /// Passes on an outcome of the type, and records whether its own code wrote the message.
-    fn note<T, E>(&self, outcome: Result<T, Told<E>>) -> Result<T, E> {
-        outcome.map_err(|told| {
-            self.is_custom.set(self.is_custom.get() || told.is_custom);
-            told.error
+    fn note<T, E>(&self, outcome: Result<T, TaggedError<E>>) -> Result<T, E> {
+        outcome.map_err(|tagged| {
+            self.is_custom.set(self.is_custom.get() || tagged.is_custom);
+            tagged.error
         })
     }
 
@@ -145,44 +145,44 @@ impl Bounds {
         &self,
         declaration: Declaration,
         outcome: Result<T, E>,
-    ) -> Result<T, Told<E>> {
+    ) -> Result<T, TaggedError<E>> {
         if outcome.is_err() {
             let mut declared = self.declared.borrow_mut();
             if declared.len() < DECLARATIONS {
                 declared.push(declaration);
             }
         }
-        told(outcome)
+        tagged(outcome)
     }
 }
 
 /// An error as the type sees it: the deserializer's, or one of the type's own code.
 #[derive(Debug)]
-struct Told<E> {
+struct TaggedError<E> {
     error: E,
     is_custom: bool,
 }
 
-impl<E> From<E> for Told<E> {
+impl<E> From<E> for TaggedError<E> {
     fn from(error: E) -> Self {
         Self { error, is_custom: false }
     }
 }
 
-fn told<T, E>(outcome: Result<T, E>) -> Result<T, Told<E>> {
-    outcome.map_err(Told::from)
+fn tagged<T, E>(outcome: Result<T, E>) -> Result<T, TaggedError<E>> {
+    outcome.map_err(TaggedError::from)
 }
 
-impl<E: fmt::Display> fmt::Display for Told<E> {
+impl<E: fmt::Display> fmt::Display for TaggedError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl<E: std::error::Error> std::error::Error for Told<E> {}
+impl<E: std::error::Error> std::error::Error for TaggedError<E> {}
 
 /// Only `custom` has a message of the type's own.
-impl<E: Error> Error for Told<E> {
+impl<E: Error> Error for TaggedError<E> {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self { error: E::custom(message), is_custom: true }
     }
@@ -236,16 +236,16 @@ impl<'b, I> Bounded<'b, I> {
 
 macro_rules! deserialize {
     ($($method:ident $asked:literal)*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Told<D::Error>> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TaggedError<D::Error>> {
             self.bounds.asked.set($asked);
             let visitor = self.wrap(visitor);
-            told(self.inner.$method(visitor))
+            tagged(self.inner.$method(visitor))
         }
     )*};
 }
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
-    type Error = Told<D::Error>;
+    type Error = TaggedError<D::Error>;
 
     fn is_human_readable(&self) -> bool {
         self.inner.is_human_readable()
@@ -277,33 +277,39 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         deserialize_ignored_any ""
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Told<D::Error>> {
+    fn deserialize_seq<V: Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap_collection(visitor);
-        told(self.inner.deserialize_seq(visitor))
+        tagged(self.inner.deserialize_seq(visitor))
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Told<D::Error>> {
+    fn deserialize_map<V: Visitor<'de>>(
+        self,
+        visitor: V,
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap_collection(visitor);
-        told(self.inner.deserialize_map(visitor))
+        tagged(self.inner.deserialize_map(visitor))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(
         self,
         length: usize,
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
-        told(self.inner.deserialize_tuple(length, visitor))
+        tagged(self.inner.deserialize_tuple(length, visitor))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.bounds.declaring((name, &[]), self.inner.deserialize_unit_struct(name, visitor))
@@ -313,7 +319,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.bounds.declaring((name, &[]), self.inner.deserialize_newtype_struct(name, visitor))
@@ -324,7 +330,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         name: &'static str,
         length: usize,
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.bounds
@@ -336,7 +342,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.bounds.declaring((name, fields), self.inner.deserialize_struct(name, fields, visitor))
@@ -347,7 +353,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Told<D::Error>> {
+    ) -> Result<V::Value, TaggedError<D::Error>> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.bounds
@@ -437,16 +443,16 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 }
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
-    type Error = Told<A::Error>;
+    type Error = TaggedError<A::Error>;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<Option<T::Value>, Told<A::Error>> {
+    ) -> Result<Option<T::Value>, TaggedError<A::Error>> {
         let seed = self.wrap(seed);
-        let element = told(self.inner.next_element_seed(seed))?;
+        let element = tagged(self.inner.next_element_seed(seed))?;
         if self.is_collection && element.is_some() {
-            self.bounds.count::<Told<A::Error>>()?;
+            self.bounds.count::<TaggedError<A::Error>>()?;
         }
         Ok(element)
     }
@@ -457,16 +463,16 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
-    type Error = Told<A::Error>;
+    type Error = TaggedError<A::Error>;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Told<A::Error>> {
+    ) -> Result<Option<K::Value>, TaggedError<A::Error>> {
         let seed = self.wrap(seed);
-        let key = told(self.inner.next_key_seed(seed))?;
+        let key = tagged(self.inner.next_key_seed(seed))?;
         if self.is_collection && key.is_some() {
-            self.bounds.count::<Told<A::Error>>()?;
+            self.bounds.count::<TaggedError<A::Error>>()?;
         }
         Ok(key)
     }
@@ -474,9 +480,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     fn next_value_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<T::Value, Told<A::Error>> {
+    ) -> Result<T::Value, TaggedError<A::Error>> {
         let seed = self.wrap(seed);
-        told(self.inner.next_value_seed(seed))
+        tagged(self.inner.next_value_seed(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -485,48 +491,48 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
 }
 
 impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'b, A> {
-    type Error = Told<A::Error>;
+    type Error = TaggedError<A::Error>;
     type Variant = Bounded<'b, A::Variant>;
 
     fn variant_seed<T: DeserializeSeed<'de>>(
         self,
         seed: T,
-    ) -> Result<(T::Value, Self::Variant), Told<A::Error>> {
+    ) -> Result<(T::Value, Self::Variant), TaggedError<A::Error>> {
         let (bounds, seed) = (self.bounds, self.wrap(seed));
-        let (value, variant) = told(self.inner.variant_seed(seed))?;
+        let (value, variant) = tagged(self.inner.variant_seed(seed))?;
         Ok((value, Bounded { inner: variant, bounds, is_collection: false }))
     }
 }
 
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
-    type Error = Told<A::Error>;
+    type Error = TaggedError<A::Error>;
 
-    fn unit_variant(self) -> Result<(), Told<A::Error>> {
-        told(self.inner.unit_variant())
+    fn unit_variant(self) -> Result<(), TaggedError<A::Error>> {
+        tagged(self.inner.unit_variant())
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(
         self,
         seed: T,
-    ) -> Result<T::Value, Told<A::Error>> {
+    ) -> Result<T::Value, TaggedError<A::Error>> {
         let seed = self.wrap(seed);
-        told(self.inner.newtype_variant_seed(seed))
+        tagged(self.inner.newtype_variant_seed(seed))
     }
 
     fn tuple_variant<V: Visitor<'de>>(
         self,
         length: usize,
         visitor: V,
-    ) -> Result<V::Value, Told<A::Error>> {
+    ) -> Result<V::Value, TaggedError<A::Error>> {
         let visitor = self.wrap(visitor);
-        told(self.inner.tuple_variant(length, visitor))
+        tagged(self.inner.tuple_variant(length, visitor))
     }
 
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Told<A::Error>> {
+    ) -> Result<V::Value, TaggedError<A::Error>> {
         let visitor = self.wrap(visitor);
         self.bounds.declaring(("", fields), self.inner.struct_variant(fields, visitor))
     }

@@ -73,7 +73,7 @@ fn entries() -> Vec<Mutation> {
         mutation("a version is known whatever its time", MADE_AGAIN, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 let version = held.map(|held| held.version);
-                phase != Phase::Repairing || entry.is_tombstone() || version != Some(entry.version)
+                phase != Phase::Resyncing || entry.is_tombstone() || version != Some(entry.version)
             };
         }),
         mutation("a smaller version is skipped", MADE_AGAIN, COVERS, |it| {
@@ -86,18 +86,18 @@ fn entries() -> Vec<Mutation> {
         }),
         mutation("a resync skips deletions", CRASHES, COVERS, |it| {
             it.is_news = |phase, entry, held| {
-                phase.is_news(entry, held) && !(phase == Phase::Repairing && entry.is_tombstone())
+                phase.is_news(entry, held) && !(phase == Phase::Resyncing && entry.is_tombstone())
             };
         }),
         mutation("deletions of keys that are not held are skipped", STOPS, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 phase.is_news(entry, held)
-                    && !(phase == Phase::Repairing && entry.is_tombstone() && held.is_none())
+                    && !(phase == Phase::Resyncing && entry.is_tombstone() && held.is_none())
             };
         }),
         mutation("a resync regards every held key as known", CRASHES, COVERS, |it| {
             it.is_news = |phase, entry, held| {
-                phase != Phase::Repairing || held.is_none() || entry.is_tombstone()
+                phase != Phase::Resyncing || held.is_none() || entry.is_tombstone()
             };
         }),
         mutation("known versions are applied again", CRASHES, IN_ORDER, |it| {
@@ -148,7 +148,7 @@ fn ends() -> Vec<Mutation> {
     vec![
         mutation("a cursor that has expired is tried again", CRASHES, GIVES_UP, |it| {
             it.after = |error| match phase::after(error) {
-                Next::Afresh => Next::Again,
+                Next::Resync => Next::Again,
                 next => next,
             };
         }),

@@ -107,7 +107,7 @@ impl End {
             Self::Expired => KvError::CursorExpired { store, reason: "" },
             Self::NotFound => KvError::StoreNotFound { store },
             Self::Unavailable => KvError::Unavailable { operation: "watch", reason, source: None },
-            Self::Reconcile => return Next::Afresh,
+            Self::Reconcile => return Next::Resync,
         };
         (decisions.after)(&error)
     }

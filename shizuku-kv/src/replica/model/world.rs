@@ -217,8 +217,8 @@ impl State {
         storage.held == values && *state == values && has_checkpoint
     }
 
-    fn is_repairing(&self) -> bool {
-        self.replica.run.as_ref().is_some_and(|run| run.phase == Phase::Repairing)
+    fn is_resyncing(&self) -> bool {
+        self.replica.run.as_ref().is_some_and(|run| run.phase == Phase::Resyncing)
     }
 }
 
@@ -367,7 +367,7 @@ impl Model for World {
             }),
             Property::sometimes(VANISHED_AND_BACK, |_, state: &State| {
                 let lives = |key| state.bucket.value_at(key, state.bucket.last()).is_some();
-                state.is_repairing() && state.replica.owed.iter().any(lives)
+                state.is_resyncing() && state.replica.owed.iter().any(lives)
             }),
             Property::sometimes(CRASH_IN_REPAIR, |_, state: &State| {
                 let Replica { storage, run, .. } = &state.replica;
@@ -390,7 +390,7 @@ impl Model for World {
             }),
             Property::sometimes(KNOWN, |_, state: &State| {
                 let Some(run) = &state.replica.run else { return false };
-                state.is_repairing()
+                state.is_resyncing()
                     && run
                         .collected
                         .iter()

@@ -285,7 +285,7 @@ pub(super) fn checkpoint(
     path: &Path,
 ) -> Result<Option<Checkpoint>, Failure> {
     match reading.open_table(ABOUT)?.get(CHECKPOINT)? {
-        Some(bytes) => record::place_from_bytes(bytes.value(), path).map(Some),
+        Some(bytes) => record::checkpoint_from_bytes(bytes.value(), path).map(Some),
         None => Ok(None),
     }
 }
@@ -296,13 +296,13 @@ fn make(path: &Path, options: RedbOptions) -> Result<(), Failure> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.new", fastrand::u64(..)));
     let new = path.with_file_name(name);
-    let made = make_whole(&new, path, options);
+    let made = create_and_link(&new, path, options);
     // The file is missing if its creation has failed or it has been renamed.
     let _ = fs::remove_file(&new);
     made
 }
 
-fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failure> {
+fn create_and_link(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failure> {
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     let file = create_file(new).map_err(|source| not_opened(new, source))?;
     prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;

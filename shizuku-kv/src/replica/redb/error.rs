@@ -138,7 +138,7 @@ pub(super) enum RedbFailure {
 
     #[error(
         "the replica's database {}: commit failed, the disk is full, and commits that were not durable yet are lost: open \
-         it again, and the replica goes on from an earlier place",
+         it again, and the replica resumes from an earlier checkpoint",
         path.display()
     )]
     FullWithPending { path: PathBuf, source: RedbError },

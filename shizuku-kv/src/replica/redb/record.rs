@@ -136,14 +136,14 @@ pub(super) fn checkpoint_to_bytes(checkpoint: &Checkpoint) -> Vec<u8> {
     bytes
 }
 
-/// Reads the output of [`place_to_bytes`].
-pub(super) fn place_from_bytes(bytes: &[u8], path: &Path) -> Result<Checkpoint, Failure> {
+/// Reads the output of [`checkpoint_to_bytes`].
+pub(super) fn checkpoint_from_bytes(bytes: &[u8], path: &Path) -> Result<Checkpoint, Failure> {
     let checkpoint = bytes.split_last_chunk::<CHECKSUM>();
     let checkpoint =
         checkpoint.filter(|(checkpoint, found)| **found == checksum(&[], checkpoint, &[]));
     let checkpoint = checkpoint.and_then(|(checkpoint, _)| Checkpoint::from_bytes(checkpoint).ok());
     checkpoint.ok_or_else(|| {
-        Failure::from(RedbFailure::damaged(path, "the place of the replica".to_owned()))
+        Failure::from(RedbFailure::damaged(path, "the checkpoint of the replica".to_owned()))
     })
 }
 
@@ -218,14 +218,14 @@ mod tests {
         let cursor = crate::store::WatchCursor::new([7; 16], 42, UNIX_EPOCH);
         let checkpoint = Checkpoint::new(cursor, [9; 16]);
         let bytes = checkpoint_to_bytes(&checkpoint);
-        assert_eq!(place_from_bytes(&bytes, Path::new("p")).unwrap(), checkpoint);
+        assert_eq!(checkpoint_from_bytes(&bytes, Path::new("p")).unwrap(), checkpoint);
         for length in 0..bytes.len() {
-            assert!(place_from_bytes(&bytes[..length], Path::new("p")).is_err());
+            assert!(checkpoint_from_bytes(&bytes[..length], Path::new("p")).is_err());
         }
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(place_from_bytes(&damaged, Path::new("p")).is_err(), "bit {bit}");
+            assert!(checkpoint_from_bytes(&damaged, Path::new("p")).is_err(), "bit {bit}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::claims::{ClaimState, LocalClaim};
-use super::record_cache::{CachedRecord, CaughtUp, News};
+use super::record_cache::{CachedRecord, CaughtUp, EntryEffect};
 use super::{Coordinator, KEEP, LONG_HELD};
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::error::LockLoss;
@@ -37,8 +37,8 @@ impl Coordinator {
             return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
         }
         self.contention.read();
-        let news = self.cache.read(found);
-        self.apply(news);
+        let effect = self.cache.read(found);
+        self.apply(effect);
         Ok(())
     }
 
@@ -55,16 +55,16 @@ impl Coordinator {
             Event::Opened => self.cache.watch_opened(),
             Event::LinkChanged => {}
             Event::CaughtUp { .. } => {
-                let CaughtUp { is_recreated, news } = self.cache.caught_up();
+                let CaughtUp { is_recreated, effect } = self.cache.caught_up();
                 if is_recreated {
                     self.leave_deleted_store();
                 }
-                self.apply(news);
+                self.apply(effect);
             }
             Event::Update(update) => {
                 if let Some(entry) = update.into_entry() {
-                    let news = self.cache.delivered(entry);
-                    self.apply(news);
+                    let effect = self.cache.delivered(entry);
+                    self.apply(effect);
                 }
             }
             Event::Lost(error) | Event::Closed(error) => {
@@ -87,12 +87,12 @@ impl Coordinator {
     }
 
     /// Applies an observed change of the record to the claims of this process.
-    pub(super) fn apply(&mut self, news: News) {
-        match news {
-            News::Nothing => {}
-            News::Record => self.compare(),
+    pub(super) fn apply(&mut self, effect: EntryEffect) {
+        match effect {
+            EntryEffect::Nothing => {}
+            EntryEffect::Record => self.compare(),
             // The entry is not changed.
-            News::Foreign(reason) => {
+            EntryEffect::Foreign(reason) => {
                 let rejection = Rejection::Foreign(reason);
                 self.claims.drain().for_each(|local| local.reject(rejection.clone()));
                 let pending = self.pending.drain(..);

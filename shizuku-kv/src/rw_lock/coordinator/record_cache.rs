@@ -56,7 +56,7 @@ enum InitialState {
 
 /// The effect of an entry from a read or from the watch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum EntryEffect {
     /// No later record.
     Nothing,
     Record,
@@ -69,7 +69,7 @@ pub(super) enum News {
 pub(super) struct CaughtUp {
     /// Whether the store was recreated. The new store has no session of this process.
     pub(super) is_recreated: bool,
-    pub(super) news: News,
+    pub(super) effect: EntryEffect,
 }
 
 /// A write of unknown outcome. The write may still land until another one has replaced the expected
@@ -147,16 +147,16 @@ impl RecordCache {
     }
 
     /// Uses the entry that the leader has returned.
-    pub(super) fn read(&mut self, found: Option<KvEntry>) -> News {
+    pub(super) fn read(&mut self, found: Option<KvEntry>) -> EntryEffect {
         self.newest = found.as_ref().map(|entry| entry.version);
         self.learn(found)
     }
 
     /// Uses an entry that may be stale because it was read before, unless a version is already
     /// known.
-    pub(super) fn prefetched(&mut self, entry: KvEntry) -> News {
+    pub(super) fn prefetched(&mut self, entry: KvEntry) -> EntryEffect {
         if self.newest.is_some() {
-            return News::Nothing;
+            return EntryEffect::Nothing;
         }
         self.read(Some(entry))
     }
@@ -196,12 +196,12 @@ impl RecordCache {
     }
 
     /// Uses an entry that the watch has delivered.
-    pub(super) fn delivered(&mut self, entry: KvEntry) -> News {
+    pub(super) fn delivered(&mut self, entry: KvEntry) -> EntryEffect {
         if let InitialState::Arriving { found, .. } = &mut self.initial {
             *found = Some(entry.clone());
         }
         if self.newest.is_some_and(|newest| !is_later(entry.version, newest)) {
-            return News::Nothing;
+            return EntryEffect::Nothing;
         }
         self.read(Some(entry))
     }
@@ -215,7 +215,7 @@ impl RecordCache {
             self.invalidate();
         }
         let InitialState::Arriving { floor, found } = initial else {
-            return CaughtUp { is_recreated: false, news: News::Nothing };
+            return CaughtUp { is_recreated: false, effect: EntryEffect::Nothing };
         };
         // An initial state that is older than the newest version known before belongs to another
         // store.
@@ -223,15 +223,15 @@ impl RecordCache {
         if is_recreated {
             self.unresolved = None;
         }
-        let news = if is_recreated || needs_record && is_new && !self.is_stale(found.as_ref()) {
+        let effect = if is_recreated || needs_record && is_new && !self.is_stale(found.as_ref()) {
             self.read(found)
         } else {
-            News::Nothing
+            EntryEffect::Nothing
         };
-        CaughtUp { is_recreated, news }
+        CaughtUp { is_recreated, effect }
     }
 
-    fn learn(&mut self, entry: Option<KvEntry>) -> News {
+    fn learn(&mut self, entry: Option<KvEntry>) -> EntryEffect {
         let version = entry.as_ref().map(|entry| entry.version);
         let is_tombstone = entry.as_ref().is_some_and(KvEntry::is_tombstone);
         self.unresolved = match self.unresolved {
@@ -250,11 +250,11 @@ impl RecordCache {
         match record {
             Ok(record) => {
                 self.state = Cached::Known(CachedRecord { record, version, has_expired });
-                News::Record
+                EntryEffect::Record
             }
             Err(reason) => {
                 self.state = Cached::Foreign;
-                News::Foreign(reason)
+                EntryEffect::Foreign(reason)
             }
         }
     }
@@ -280,7 +280,7 @@ mod tests {
 
     fn opened_after(version: u64) -> RecordCache {
         let mut cache = RecordCache::new();
-        assert_eq!(cache.read(Some(entry(version))), News::Record);
+        assert_eq!(cache.read(Some(entry(version))), EntryEffect::Record);
         cache.watch_started();
         cache.watch_opened();
         cache
@@ -290,28 +290,28 @@ mod tests {
     #[test]
     fn initial_state_from_before_an_invalidation_is_not_adopted() {
         let mut cache = opened_after(5);
-        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(cache.delivered(entry(5)), EntryEffect::Nothing);
         cache.invalidate();
-        assert_eq!(cache.caught_up().news, News::Nothing);
+        assert_eq!(cache.caught_up().effect, EntryEffect::Nothing);
         assert_eq!(fence(&cache), None);
         cache.watch_lost();
         cache.watch_opened();
-        assert_eq!(cache.delivered(entry(5)), News::Nothing);
-        assert_eq!(cache.caught_up().news, News::Record);
+        assert_eq!(cache.delivered(entry(5)), EntryEffect::Nothing);
+        assert_eq!(cache.caught_up().effect, EntryEffect::Record);
         assert_eq!(fence(&cache), Some(5));
     }
 
     #[test]
     fn older_entry_never_replaces_a_newer_one() {
         let mut cache = opened_after(5);
-        assert_eq!(cache.delivered(entry(4)), News::Nothing);
-        assert_eq!(cache.prefetched(entry(4)), News::Nothing);
+        assert_eq!(cache.delivered(entry(4)), EntryEffect::Nothing);
+        assert_eq!(cache.prefetched(entry(4)), EntryEffect::Nothing);
         assert!(cache.is_stale(Some(&entry(4))) && cache.is_stale(None));
         assert_eq!(fence(&cache), Some(5));
         cache.invalidate();
-        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(cache.delivered(entry(5)), EntryEffect::Nothing);
         assert_eq!(fence(&cache), None);
-        assert_eq!(cache.delivered(entry(6)), News::Record);
+        assert_eq!(cache.delivered(entry(6)), EntryEffect::Record);
         assert_eq!(fence(&cache), Some(6));
     }
 
@@ -322,10 +322,10 @@ mod tests {
         let mut cache = opened_after(5);
         cache.contradicted();
         cache.watch_opened();
-        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(cache.delivered(entry(5)), EntryEffect::Nothing);
         assert!(cache.contradicted_until().is_some() && cache.known().is_none());
-        let news = News::Record;
-        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, news });
+        let effect = EntryEffect::Record;
+        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, effect });
         assert_eq!(fence(&cache), Some(5));
     }
 
@@ -337,10 +337,10 @@ mod tests {
             cache.contradicted();
             cache.watch_opened();
             if let Some(found) = found {
-                assert_eq!(cache.delivered(entry(found)), News::Nothing);
+                assert_eq!(cache.delivered(entry(found)), EntryEffect::Nothing);
             }
-            let news = News::Record;
-            assert_eq!(cache.caught_up(), CaughtUp { is_recreated: true, news });
+            let effect = EntryEffect::Record;
+            assert_eq!(cache.caught_up(), CaughtUp { is_recreated: true, effect });
             assert_eq!(fence(&cache), Some(found.unwrap_or_default()));
             assert!(!cache.has_unresolved(cache.known().unwrap()));
         }
@@ -350,12 +350,12 @@ mod tests {
     #[test]
     fn initial_state_before_an_own_write_is_not_used() {
         let mut cache = opened_after(5);
-        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(cache.delivered(entry(5)), EntryEffect::Nothing);
         let record = LockRecord { fence: 6, ..LockRecord::default() };
         cache.written(record, VersionToken::from_u64(6));
         cache.invalidate();
-        let news = News::Nothing;
-        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, news });
+        let effect = EntryEffect::Nothing;
+        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, effect });
         assert_eq!(fence(&cache), None);
     }
 
@@ -364,9 +364,9 @@ mod tests {
         let mut cache = opened_after(5);
         let expected = Some(VersionToken::from_u64(5));
         cache.outcome_unknown(expected);
-        assert_eq!(cache.read(Some(entry(5))), News::Record);
+        assert_eq!(cache.read(Some(entry(5))), EntryEffect::Record);
         assert!(cache.has_unresolved(cache.known().unwrap()));
-        assert_eq!(cache.read(Some(entry(6))), News::Record);
+        assert_eq!(cache.read(Some(entry(6))), EntryEffect::Record);
         assert!(!cache.has_unresolved(cache.known().unwrap()));
     }
 
@@ -374,8 +374,8 @@ mod tests {
     fn foreign_entry_is_replaced_by_a_later_record() {
         let mut cache = opened_after(5);
         let foreign = KvEntry { value: "x".into(), ..entry(6) };
-        assert!(matches!(cache.delivered(foreign), News::Foreign(_)));
+        assert!(matches!(cache.delivered(foreign), EntryEffect::Foreign(_)));
         assert!(matches!(cache.state(), Cached::Foreign));
-        assert_eq!(cache.delivered(entry(7)), News::Record);
+        assert_eq!(cache.delivered(entry(7)), EntryEffect::Record);
     }
 }

@@ -13,10 +13,10 @@ use crate::store::{FencingToken, KvError};
 
 /// Timeout, after a lost swap, for the watch to deliver the change that won. This change is already
 /// in flight.
-const NEWS: Duration = Duration::from_millis(20);
+const CHANGE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Timeout for each further change of another process, if other processes claim too.
-const PASS: Duration = Duration::from_millis(1);
+const FURTHER_CHANGE_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// A record with all requested changes applied.
 struct Batch {
@@ -221,7 +221,7 @@ impl Coordinator {
             if !self.watch.is_started() {
                 break;
             }
-            let news = async {
+            let events = async {
                 let event = self.watch.next().await;
                 self.handle(event);
                 while self.cache.known().is_none() && self.watch.is_started() {
@@ -229,8 +229,8 @@ impl Coordinator {
                     self.handle(event);
                 }
             };
-            let limit = if number == 0 { NEWS } else { PASS };
-            if tokio::time::timeout(limit, news).await.is_err() {
+            let limit = if number == 0 { CHANGE_TIMEOUT } else { FURTHER_CHANGE_TIMEOUT };
+            if tokio::time::timeout(limit, events).await.is_err() {
                 break;
             }
         }

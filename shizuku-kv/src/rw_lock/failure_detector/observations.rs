@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::ahead::Liveness;
-use crate::rw_lock::lease::{self, Sign};
+use crate::rw_lock::lease::{self, EntryMeaning};
 use crate::rw_lock::record::{LockRecord, SessionId};
-use crate::rw_lock::session::{is_later, lease_of, sign_of};
+use crate::rw_lock::session::{is_later, lease_of, meaning_of};
 use crate::store::{KvEntry, SuspendAwareInstant, VersionToken};
 
 /// Assumed lease of a session whose key was never found, because the real lease is unknown.
@@ -77,10 +77,10 @@ impl Observations {
         self.note_time(entry.created);
         let known = self.sessions.get(&session);
         let version = known.and_then(|known| known.version);
-        let is_over = match sign_of(session, entry) {
-            Sign::Older => return,
-            Sign::Life => false,
-            Sign::Over => true,
+        let is_over = match meaning_of(session, entry) {
+            EntryMeaning::Older => return,
+            EntryMeaning::Alive => false,
+            EntryMeaning::Ended => true,
         };
         let is_known = known.is_some_and(|known| known.is_over)
             || version.is_some_and(|known| !is_later(entry.version, known));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::rw_lock::lease::{self, Sign};
+use crate::rw_lock::lease::{self, EntryMeaning};
 use crate::rw_lock::record::LockRecord;
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::VersionToken;
@@ -16,7 +16,7 @@ pub(super) struct Decisions {
     pub(super) apply: fn(&mut LockRecord, &Change) -> Outcome,
     pub(super) holds: fn(Duration, Duration) -> bool,
     pub(super) is_silent: fn(Duration, Duration) -> bool,
-    pub(super) sign: fn(Option<u64>, Option<u64>, bool) -> Sign,
+    pub(super) meaning: fn(Option<u64>, Option<u64>, bool) -> EntryMeaning,
     pub(super) may_land: fn(Version, Version) -> bool,
     pub(super) driver: TaskRules,
 }
@@ -59,7 +59,7 @@ pub(super) const PRODUCTION: Decisions = Decisions {
     apply: LockRecord::apply,
     holds: lease::holds,
     is_silent: lease::is_silent,
-    sign: lease::sign,
+    meaning: lease::meaning,
     may_land: lease::may_land,
     driver: TaskRules {
         counts_from_sending: true,

@@ -11,7 +11,7 @@ use super::{
     ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
     Scenario, TRIES, UNKNOWN,
 };
-use crate::rw_lock::lease::{self, Sign};
+use crate::rw_lock::lease::{self, EntryMeaning};
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::FencingToken;
@@ -264,7 +264,9 @@ fn times() -> Vec<Mutation> {
             it.clock_of_tries_is_ahead = 1;
         }),
         mutation("an entry from before a session counts as its end", REUSED, ALONE, |it| {
-            it.sign = |_, _, is_its_own| if is_its_own { Sign::Life } else { Sign::Over };
+            it.meaning = |_, _, is_its_own| {
+                if is_its_own { EntryMeaning::Alive } else { EntryMeaning::Ended }
+            };
         }),
         in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| {
             it.compares = false

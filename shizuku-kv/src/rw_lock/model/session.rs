@@ -3,7 +3,7 @@
 use super::process::{Around, ClaimState, Observation, Process, Renewal, Status};
 use super::server::Server;
 use super::world::Event;
-use crate::rw_lock::lease::Sign;
+use crate::rw_lock::lease::EntryMeaning;
 
 impl Process {
     /// Returns whether the session holds, by the process's own clock.
@@ -117,10 +117,10 @@ impl Process {
         let hopes = self.claims.contains(&ClaimState::Deferred);
         let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
         self.needs_no_change = false;
-        match (around.decisions.sign)(Some(first.into()), Some(version.into()), is_its_own) {
-            Sign::Older => around.events.happened(Event::SawEarlierEntry),
-            Sign::Life => self.observed[other] = Some(Observation::Version(version, age)),
-            Sign::Over => self.observed[other] = Some(Observation::Over),
+        match (around.decisions.meaning)(Some(first.into()), Some(version.into()), is_its_own) {
+            EntryMeaning::Older => around.events.happened(Event::SawEarlierEntry),
+            EntryMeaning::Alive => self.observed[other] = Some(Observation::Version(version, age)),
+            EntryMeaning::Ended => self.observed[other] = Some(Observation::Over),
         }
     }
 

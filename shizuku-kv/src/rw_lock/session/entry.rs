@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rw_lock::lease::{self, Sign};
+use crate::rw_lock::lease::{self, EntryMeaning};
 use crate::rw_lock::options::{LONGEST_LEASE, SHORTEST_LEASE};
 use crate::rw_lock::record::{SessionId, Slot, padded};
 use crate::store::{Key, KvEntry, KvResult, VersionToken};
@@ -82,10 +82,10 @@ pub(in crate::rw_lock) fn lease_of(entry: &KvEntry) -> Duration {
 
 /// Classifies an entry under the key of a session. An unreadable entry, perhaps of a later version,
 /// counts as a sign of life.
-pub(in crate::rw_lock) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
+pub(in crate::rw_lock) fn meaning_of(session: SessionId, entry: &KvEntry) -> EntryMeaning {
     let is_its_own =
         !entry.is_tombstone() && SessionEntry::of(entry).is_none_or(|stored| stored.is_of(session));
-    lease::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
+    lease::meaning(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
 }
 
 /// Returns the key under which a session is renewed. The key may already serve another session.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use backon::ExponentialBackoff;
 use tokio::time::Instant;
 
-use super::entry::{SessionEntry, is_later, is_older, sign_of};
+use super::entry::{SessionEntry, is_later, is_older, meaning_of};
 use super::registry::Registry;
 use super::slots::{Opened, Slots};
 use super::state::Session;
 use crate::rw_lock::error::LockLoss;
-use crate::rw_lock::lease::Sign;
+use crate::rw_lock::lease::EntryMeaning;
 use crate::rw_lock::record::SessionId;
 use crate::store::{
     Deadline, Key, KvEntry, KvError, Store, SuspendAwareInstant, VersionToken, backoff,
@@ -112,7 +112,7 @@ impl KeepAlive {
         // The key is read first, because the newest renewal may have been written without an
         // acknowledgement.
         if let Ok(Some(found)) = self.store.leader_entry(&lease.key).await
-            && sign_of(lease.id, &found) == Sign::Life
+            && meaning_of(lease.id, &found) == EntryMeaning::Alive
             && !is_older(Some(found.version), Some(lease.version))
         {
             let _ = self.store.delete_with_version(&lease.key, found.version).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::writer::PART;
+use super::super::log::PART_SIZE;
 use super::super::{SnapshotOptions, SyncPolicy};
 use super::fixture::*;
 use super::sim::{Fault, Plan, SimDisk};
@@ -47,7 +47,7 @@ fn log_of_a_fast_writer_stays_below_its_limit() {
     }
     // 50 records of 74 bytes, in a few frames; a checkpoint of one record is 170 bytes.
     let live = 50 * 85;
-    let limit = 2 * live + THRESHOLD.max(PART as u64) + 170;
+    let limit = 2 * live + THRESHOLD.max(PART_SIZE as u64) + 170;
     assert!(longest <= limit, "{longest} bytes, {limit} are the limit");
     assert!(compactions > 3, "{compactions} compactions");
     drop(writer);

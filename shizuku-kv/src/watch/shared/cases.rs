@@ -142,7 +142,7 @@ fn failed_openings_are_retried_one_for_all_waiting_subscribers() {
     let (_, first) = table.join_key(0);
     let opening = table.openings.remove(0);
     table.subscriptions.begin(opening.upstream);
-    assert_eq!(table.subscriptions.end(opening.upstream, &gone()), Ended::Trouble);
+    assert_eq!(table.subscriptions.end(opening.upstream, &gone()), Ended::OpeningFailed);
     assert!(matches!(read(&first).1, Some(KvError::StoreNotFound { .. })));
     let (_, second) = table.join_key(1);
     let waiting: Vec<_> = (2..5).map(|number| table.join_key(number).1).collect();

@@ -253,7 +253,7 @@ impl Upstream {
         let Some(error) = ended else { return };
         let store = self.hub.backend.name();
         match self.hub.with(|subscriptions| subscriptions.end(self.id, &error)) {
-            Ended::Trouble => tracing::warn!(store, %error, "cannot open a watch"),
+            Ended::OpeningFailed => tracing::warn!(store, %error, "cannot open a watch"),
             Ended::Nothing => {
                 tracing::debug!(store, %error, "lost an unused watch, or cannot open one again")
             }

@@ -65,7 +65,7 @@ pub(super) struct Opening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// The upstream could not be opened, and the opening before had succeeded.
-    Trouble,
+    OpeningFailed,
     /// The upstream could not be opened, like the one before, or had no subscribers.
     Nothing,
     /// This number of subscribers has to subscribe again.
@@ -368,7 +368,7 @@ impl Subscriptions {
         self.sweep();
         self.open_waiting();
         match count {
-            _ if is_new => Ended::Trouble,
+            _ if is_new => Ended::OpeningFailed,
             _ if was_opening => Ended::Nothing,
             0 => Ended::Nothing,
             count => Ended::Subscribers(count),

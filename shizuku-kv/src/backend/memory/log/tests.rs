@@ -25,7 +25,7 @@ impl Log {
     /// Asserts that the indexes agree with the entries.
     pub(crate) fn check(&self) {
         let held: Vec<_> = self.keys.iter().flat_map(Versions::iter).collect();
-        assert!(self.settling.is_none());
+        assert!(self.limits_change.is_none());
         assert_eq!(held.len(), self.order.len());
         assert_eq!(held.iter().map(|held| held.size()).sum::<u64>(), self.bytes);
         assert_eq!(held.iter().filter(|held| held.due.is_some()).count(), self.due.len());

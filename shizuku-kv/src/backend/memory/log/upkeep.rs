@@ -9,7 +9,7 @@ use std::ops::Bound;
 use tokio::time::Instant;
 
 use super::limits::Limits;
-use super::{EXPIRY, Log, Settling, StoredEntry};
+use super::{EXPIRY, LimitsChange, Log, StoredEntry};
 use crate::store::{Key, KvEntry, KvOperation};
 
 impl Log {
@@ -27,7 +27,7 @@ impl Log {
     /// with the key's history, which would otherwise be live again.
     pub(crate) fn expire_some(&mut self, now: Instant) -> bool {
         let mut left = EXPIRY;
-        if !self.settle_some(&mut left) {
+        if !self.apply_limits_to_some(&mut left) {
             return false;
         }
         while left > 0 {
@@ -71,15 +71,17 @@ impl Log {
     /// the new lifetime, counted from `now`.
     pub(crate) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
-        self.settling = Some(Settling { after: None, since: now });
+        self.limits_change = Some(LimitsChange { after: None, since: now });
         let mut left = EXPIRY;
-        self.settle_some(&mut left);
+        self.apply_limits_to_some(&mut left);
     }
 
     /// Applies new settings to the next keys, until `left` is used up. Returns whether none is
     /// left.
-    fn settle_some(&mut self, left: &mut usize) -> bool {
-        let Some(Settling { mut after, since }) = self.settling.take() else { return true };
+    fn apply_limits_to_some(&mut self, left: &mut usize) -> bool {
+        let Some(LimitsChange { mut after, since }) = self.limits_change.take() else {
+            return true;
+        };
         let from = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_str()));
         // Each key takes an effort of at least 1.
         let most = *left;
@@ -88,21 +90,21 @@ impl Log {
         let is_last_page = keys.len() < most;
         for key in keys {
             if *left == 0 {
-                self.settling = Some(Settling { after, since });
+                self.limits_change = Some(LimitsChange { after, since });
                 return false;
             }
-            let effort = self.settle(&key, since);
+            let effort = self.apply_limits_to(&key, since);
             *left = left.saturating_sub(effort);
             after = Some(key);
         }
         if !is_last_page {
-            self.settling = Some(Settling { after, since });
+            self.limits_change = Some(LimitsChange { after, since });
         }
         is_last_page
     }
 
     /// Applies the settings to the entries of a key. Returns the effort.
-    fn settle(&mut self, key: &Key, since: Instant) -> usize {
+    fn apply_limits_to(&mut self, key: &Key, since: Instant) -> usize {
         let limits = self.limits;
         let Some(versions) = self.keys.get_mut(key.as_bytes()) else { return 1 };
         let excess = (versions.older.len() + 1).saturating_sub(limits.history);

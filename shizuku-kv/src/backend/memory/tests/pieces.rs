@@ -5,7 +5,7 @@ use std::thread::{self, ThreadId};
 
 use bytes::Bytes;
 
-use super::super::lock::tests::GAVE_WAY;
+use super::super::lock::tests::YIELDS;
 use super::super::scan::PAGE;
 use super::*;
 
@@ -196,11 +196,11 @@ async fn deadline_passed_during_expiries_writes_nothing() {
 
 /// Between two pieces, a thread that waits for the lock runs first.
 #[tokio::test(start_paused = true)]
-async fn work_in_pieces_gives_way_between_them() {
+async fn work_in_pieces_yields_between_them() {
     let expiring = with_due_expiries().await;
-    GAVE_WAY.set(0);
+    YIELDS.set(0);
     expiring.get("k.00000").await.unwrap();
-    assert!(GAVE_WAY.take() >= 9, "expiries");
+    assert!(YIELDS.take() >= 9, "expiries");
 
     let store = store(StoreConfig::new()).await;
     let count = 4 * WALK;
@@ -208,19 +208,19 @@ async fn work_in_pieces_gives_way_between_them() {
     for number in 0..count {
         store.put(key(number), "1").await.unwrap();
     }
-    assert_eq!(GAVE_WAY.take(), 0, "puts");
+    assert_eq!(YIELDS.take(), 0, "puts");
     assert_eq!(keys(&store, WatchScope::All).await.len(), count);
-    assert!(GAVE_WAY.take() >= count / PAGE - 1, "keys");
+    assert!(YIELDS.take() >= count / PAGE - 1, "keys");
     store.get_many((0..count).map(key)).await.unwrap();
-    assert!(GAVE_WAY.take() >= count / PAGE - 1, "get_many");
+    assert!(YIELDS.take() >= count / PAGE - 1, "get_many");
     let mut watch = store.watch(WatchScope::prefix("absent")).await.unwrap();
     assert_eq!(next(&mut watch).await, "caught up");
-    assert!(GAVE_WAY.take() >= 3, "watch of absent keys");
+    assert!(YIELDS.take() >= 3, "watch of absent keys");
     let mut watch = store.watch(WatchScope::prefix(key(count - 1))).await.unwrap();
     for number in 0..count {
         store.put(key(number), "2").await.unwrap();
     }
-    GAVE_WAY.set(0);
+    YIELDS.set(0);
     assert_eq!(next(&mut watch).await, format!("{}=2", key(count - 1)));
-    assert!(GAVE_WAY.take() >= 3, "search for the owed keys");
+    assert!(YIELDS.take() >= 3, "search for the owed keys");
 }

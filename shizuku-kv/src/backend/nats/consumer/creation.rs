@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::api::ApiError;
+use super::super::delete_on_drop::DeleteOnDrop;
 use super::super::denials::Form;
-use super::super::farewell::Farewell;
 use super::super::link::Link;
 use super::super::liveness::Liveness;
 use super::super::stream_info::Cluster;
@@ -84,7 +84,7 @@ impl OrderedConsumer {
             ),
             pull_subject,
             link: Arc::clone(&link),
-            farewell: Farewell::new(&link, &spec.stream, &name),
+            delete_on_drop: DeleteOnDrop::new(&link, &spec.stream, &name),
             inbox,
             messages,
             pulls: 0,
@@ -104,15 +104,15 @@ impl OrderedConsumer {
             pending_at_start: 0,
             server: None,
         };
-        // From here on the consumer may exist. If this future is dropped, `farewell` deletes the
-        // consumer.
+        // From here on the consumer may exist. If this future is dropped, `delete_on_drop` deletes
+        // the consumer.
         let created =
             match request_creation(&link, operation, spec, &name, &request, deadline).await? {
                 Ok(created) => created,
                 Err(rejected) => return Ok(Err(rejected)),
             };
         consumer.pending_at_start = created.num_pending;
-        consumer.farewell.exists = true;
+        consumer.delete_on_drop.exists = true;
         consumer.server = created.cluster.and_then(|cluster| cluster.leader);
         // A denial of the subscription arrives before the answer.
         if let Some(denial) = link.denied(mark, &[&deliveries]) {

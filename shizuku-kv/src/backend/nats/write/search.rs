@@ -23,7 +23,7 @@ pub(super) enum Found {
 
 impl StoreCore {
     /// Determines the outcome of a write, while its acknowledgement may still arrive.
-    pub(super) async fn find_out(
+    pub(super) async fn determine_outcome(
         &self,
         sent: &mut Sent,
         is_late: bool,

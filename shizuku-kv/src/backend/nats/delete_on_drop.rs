@@ -28,7 +28,7 @@ const LATE_CREATION: Duration = Duration::from_secs(2);
 /// Without a runtime, or if the connection has ended, the server deletes the consumer after its
 /// inactivity threshold.
 #[derive(Debug)]
-pub(super) struct Farewell {
+pub(super) struct DeleteOnDrop {
     link: Arc<Link>,
     subject: String,
     /// Whether the server has confirmed the creation. Otherwise the server may process the creation
@@ -36,7 +36,7 @@ pub(super) struct Farewell {
     pub(super) exists: bool,
 }
 
-impl Farewell {
+impl DeleteOnDrop {
     /// Registers the consumer. To be called before its creation is sent.
     pub(super) fn new(link: &Arc<Link>, stream: &str, name: &str) -> Self {
         let subject = link.space().api(&format!("CONSUMER.DELETE.{stream}.{name}"));
@@ -45,7 +45,7 @@ impl Farewell {
     }
 }
 
-impl Drop for Farewell {
+impl Drop for DeleteOnDrop {
     fn drop(&mut self) {
         self.link.consumers().remove(&self.subject);
         if self.link.is_over() {

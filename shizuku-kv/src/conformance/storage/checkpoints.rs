@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::subject::{delete, put, time};
-use super::{StorageCheck, StorageFixture, storage_checks};
+use super::check::{StorageCheck, storage_checks};
+use super::subject::{StorageFixture, checkpoint, delete, put, time};
 use crate::conformance::CheckResult;
 use crate::replica::Checkpoint;
 use crate::store::WatchCursor;
@@ -33,29 +33,28 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
         "All commits are present when the storage is reopened, however many.",
 };
 
-/// Returns a checkpoint at a position, in one of several scopes.
-pub(super) fn checkpoint(position: u64, scope: u8) -> Checkpoint {
-    Checkpoint::new(WatchCursor::new([7; 16], position, time(position % 1_000_000)), [scope; 16])
-}
-
 fn the_place_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "a commit with a place")?;
-    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "one with a later place")?;
-    subject.takes([put("b", 3)?], Some(checkpoint(2, 1)), "one with the same place")?;
+    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "a commit with a checkpoint")?;
+    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "one with a later checkpoint")?;
+    subject.takes([put("b", 3)?], Some(checkpoint(2, 1)), "one with the same checkpoint")?;
     // A recreated store starts again.
-    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "one with an earlier place")?;
+    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "one with an earlier checkpoint")?;
     subject.takes([delete("a", 2)?], Some(checkpoint(2, 2)), "one with another scope")
 }
 
 fn a_commit_without_a_place_leaves_none(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.takes([put("a", 1)?], None, "a commit without a place, the first")?;
-    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "a commit with a place")?;
-    subject.takes([put("c", 3)?], None, "a commit without a place after one with a place")?;
+    subject.takes([put("a", 1)?], None, "a commit without a checkpoint, the first")?;
+    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "a commit with a checkpoint")?;
+    subject.takes(
+        [put("c", 3)?],
+        None,
+        "a commit without a checkpoint after one with a checkpoint",
+    )?;
     subject.takes([delete("a", 4)?], None, "another one")?;
-    subject.takes([put("d", 5)?], Some(checkpoint(5, 1)), "a commit with a place again")?;
-    subject.takes([], None, "a commit of nothing without a place")
+    subject.takes([put("d", 5)?], Some(checkpoint(5, 1)), "a commit with a checkpoint again")?;
+    subject.takes([], None, "a commit of nothing without a checkpoint")
 }
 
 fn a_commit_of_nothing_moves_the_place(fixture: &StorageFixture) -> CheckResult {
@@ -79,7 +78,11 @@ fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
         for position in [0, 1, u64::from(u32::MAX) + 1, u64::MAX] {
             for as_of in times {
                 let cursor = WatchCursor::new(incarnation, position, as_of);
-                subject.takes([], Some(Checkpoint::new(cursor, scope)), "a commit of a place")?;
+                subject.takes(
+                    [],
+                    Some(Checkpoint::new(cursor, scope)),
+                    "a commit of a checkpoint",
+                )?;
             }
         }
     }

@@ -110,15 +110,15 @@ impl NewestHeld {
 
 /// A position up to which a follower received every update, before its watch was lost.
 #[derive(Clone, Debug)]
-pub(crate) struct Doubt {
+pub(crate) struct UnverifiedPosition {
     pub(crate) cursor: WatchCursor,
     /// The newest deliveries up to that position.
     pub(crate) recent: Recent,
 }
 
-/// Outcome of [`Doubt::resolve`].
+/// Outcome of [`UnverifiedPosition::verify`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DoubtResolution {
+pub(crate) enum Verification {
     /// The store still has all delivered updates.
     Same,
     /// The store has lost delivered updates, or has accepted other changes at positions that the
@@ -132,25 +132,21 @@ pub(crate) enum DoubtResolution {
     Unremembered,
 }
 
-impl Doubt {
+impl UnverifiedPosition {
     /// Checks whether the store is the one that the follower knew, and not an older copy of it.
     ///
     /// An older copy lacks the last changes. So the deliveries are read from the leader, the newest
     /// first. The first one that still exists proves that the store has all changes up to it. Later
     /// changes are read again.
-    pub(crate) async fn resolve(
-        &self,
-        store: &Store,
-        scope: &WatchScope,
-    ) -> KvResult<DoubtResolution> {
+    pub(crate) async fn verify(&self, store: &Store, scope: &WatchScope) -> KvResult<Verification> {
         let position = self.cursor.position();
         let is_later =
             |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
         let mut shown = None;
         let unproven = if self.recent.lacks_tombstones {
-            DoubtResolution::Unremembered
+            Verification::Unremembered
         } else {
-            DoubtResolution::Unproven
+            Verification::Unproven
         };
         for known in self.recent.delivered.iter().rev() {
             match store.leader_entry(&known.key).await? {
@@ -160,13 +156,13 @@ impl Doubt {
                 }
                 Some(entry) if is_later(entry.version) => {}
                 entry if known.has_ended(entry.as_ref()) => {}
-                _ => return Ok(DoubtResolution::Other),
+                _ => return Ok(Verification::Other),
             }
         }
         let Some(shown) = shown else { return Ok(unproven) };
         let Some(number) = shown.version.as_u64() else { return Ok(unproven) };
         if number == position {
-            return Ok(DoubtResolution::Same);
+            return Ok(Verification::Same);
         }
         let from = WatchCursor::new(*self.cursor.incarnation(), number, shown.created);
         let watch = match store.watch_from(scope.clone(), from).await {
@@ -184,14 +180,14 @@ impl Doubt {
                 Err(KvError::CursorExpired { .. }) => return Ok(unproven),
                 Err(error) => return Err(error),
             };
-            let Some(entry) = update.into_entry() else { return Ok(DoubtResolution::Same) };
+            let Some(entry) = update.into_entry() else { return Ok(Verification::Same) };
             let is_known = || {
                 let mut all = self.recent.delivered.iter().filter(|known| known.key == entry.key);
                 all.any(|known| known.is(&entry) || known.has_ended(Some(&entry)))
             };
             let is_unremembered = entry.is_tombstone() && self.recent.lacks_tombstones;
             if !is_later(entry.version) && !is_unremembered && !is_known() {
-                return Ok(DoubtResolution::Other);
+                return Ok(Verification::Other);
             }
         }
         Ok(unproven)
