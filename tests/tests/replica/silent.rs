@@ -9,7 +9,7 @@ use shizuku_kv::{BatchConfig, Store, WatchLink, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 use crate::disk::Disk;
-use crate::script::{Feed, Script, away, cursor, lock};
+use crate::script::{Contents, Feed, Script, away, cursor, lock};
 use crate::support::{Follower, settle, write};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -50,22 +50,58 @@ async fn key_expired_without_message_vanishes() {
     follower.stop().await;
 }
 
-#[tokio::test]
-async fn key_removed_by_operator_vanishes() {
-    let (name, store) = silent(LONG).await;
+/// Follows a scope with short intervals of comparison. `remove` removes one key without a message.
+async fn vanishes(
+    store: &Store,
+    scope: WatchScope,
+    remove: impl Future<Output = ()>,
+    (vanished, left): (&str, &[&str]),
+) {
     let disk = Disk::new();
-    write(&store, &["a=1", "b=1", "c=1"]).await;
-    let replica = Replica::new(&store, WatchScope::All).storage(disk.clone());
+    let replica = Replica::new(store, scope).storage(disk.clone());
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
-    // By its subject: nothing is left of it, and no tombstone either.
-    purge(&name, "b").await;
-    let told = follower.asks.up_to("~b").await;
-    assert!(told.iter().all(|word| ["~b", "."].contains(&word.as_str())), "{told:?}");
+    remove.await;
+    let told = follower.asks.up_to(vanished).await;
+    assert!(!left.iter().any(|word| told.contains(&(*word).to_owned())), "{told:?}");
     follower.asks.up_to(".").await;
     follower.current().await;
     follower.stop().await;
-    assert_eq!(disk.words(), ["a=1", "c=1"]);
+    assert_eq!(disk.words(), left);
+}
+
+/// A purge by subject leaves nothing, and no tombstone either.
+#[tokio::test]
+async fn key_removed_by_operator_vanishes() {
+    let (name, store) = silent(LONG).await;
+    write(&store, &["a=1", "b=1", "c=1"]).await;
+    vanishes(&store, WatchScope::All, purge(&name, "b"), ("~b", &["a=1", "c=1"])).await;
+}
+
+/// The removal of entries outside the scope is ignored.
+#[tokio::test]
+async fn prefix_is_compared_by_its_own_count() {
+    let (name, store) = silent(LONG).await;
+    write(&store, &["a.x=1", "a.y=1", "a.z=1", "-a.z", "b.x=1"]).await;
+    let remove = async {
+        purge(&name, "b.x").await;
+        purge(&name, "a.x").await;
+    };
+    vanishes(&store, WatchScope::prefix("a."), remove, ("~a.x", &["a.y=1"])).await;
+}
+
+/// The bucket has an age limit too, so that no watch of it compares figures.
+#[tokio::test]
+async fn expiry_of_one_value_is_found() {
+    if !NatsServer::shared().is_at_least(2, 11) {
+        return;
+    }
+    let limits = |config: &mut stream::Config| {
+        (config.allow_message_ttl, config.max_age) = (true, LONG);
+    };
+    let (name, store) = bucket(limits).await;
+    write(&store, &["a=1", "b=1"]).await;
+    vanishes(&store, WatchScope::All, expire(&name, &store, "b"), ("~b", &["a=1"])).await;
 }
 
 /// Returns a bucket of another client with a changed configuration of its stream.
@@ -171,60 +207,41 @@ async fn expiry_of_one_value_while_away_is_found() {
     away_while(&store, &WatchScope::All, expire(&name, &store, "b")).await;
 }
 
-/// The bucket has an age limit too, so that no watch of it compares figures.
-#[tokio::test]
-async fn expiry_of_one_value_is_found() {
-    if !NatsServer::shared().is_at_least(2, 11) {
-        return;
-    }
-    let limits = |config: &mut stream::Config| {
-        (config.allow_message_ttl, config.max_age) = (true, LONG);
-    };
-    let (name, store) = bucket(limits).await;
-    let disk = Disk::new();
-    write(&store, &["a=1", "b=1"]).await;
-    let replica = Replica::new(&store, WatchScope::All).storage(disk.clone());
-    let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
-    follower.asks.up_to(".").await;
-    expire(&name, &store, "b").await;
-    follower.asks.up_to("~b").await;
-    follower.asks.up_to(".").await;
-    follower.current().await;
-    follower.stop().await;
-    assert_eq!(disk.words(), ["a=1"]);
-}
-
-#[tokio::test]
-async fn prefix_is_compared_by_its_own_count() {
-    let (name, store) = silent(LONG).await;
-    write(&store, &["a.x=1", "a.y=1", "a.z=1", "-a.z", "b.x=1"]).await;
-    let disk = Disk::new();
-    let replica = Replica::new(&store, WatchScope::prefix("a.")).storage(disk.clone());
-    let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
-    follower.asks.up_to(".").await;
-    // The removal of entries outside the scope is ignored.
-    purge(&name, "b.x").await;
-    purge(&name, "a.x").await;
-    follower.asks.up_to("~a.x").await;
-    follower.asks.up_to(".").await;
-    follower.current().await;
-    follower.stop().await;
-    assert_eq!(disk.words(), ["a.y=1"]);
-}
-
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Returns a replica of a script with `a` and `b`, and matching figures.
 async fn scripted(script: &mut Script, disk: &Disk) -> (Follower<Disk>, Feed) {
     lock(&script.contents).figures = Some((2, 2));
     lock(&script.contents).entries = vec![(1, "a=1"), (2, "b=1")];
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(disk);
     let feed = script.accept().await;
     feed.all(1, &["a=1", "b=1"]);
     feed.say(2, ".");
     follower.asks.up_to(".").await;
     (follower, feed)
+}
+
+/// Starts that replica, and starts it again with other contents of the store.
+async fn resumed(
+    script: &mut Script,
+    disk: &Disk,
+    change: impl FnOnce(&mut Contents),
+) -> (Follower<Disk>, Feed) {
+    let (follower, _feed) = scripted(script, disk).await;
+    follower.stop().await;
+    change(&mut lock(&script.contents));
+    let mut follower = script.follow(disk);
+    let feed = script.accept().await;
+    feed.say(2, ".");
+    follower.asks.up_to(".").await;
+    (follower, feed)
+}
+
+/// Interrupts the connection.
+async fn interrupt(feed: &Feed) {
+    feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
+    settle().await;
+    feed.link(WatchLink::Up);
 }
 
 fn looks(script: &Script) -> (usize, usize) {
@@ -322,9 +339,7 @@ async fn older_copy_is_found_after_an_outage() {
         let disk = Disk::new();
         let (mut follower, mut feed) = scripted(&mut script, &disk).await;
         if is_told_by_link {
-            feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
-            settle().await;
-            feed.link(WatchLink::Up);
+            interrupt(&feed).await;
         } else {
             feed.end(away());
             let opening = script.opening().await;
@@ -352,9 +367,7 @@ async fn older_copy_is_found_after_an_outage() {
 async fn same_store_is_recognized_after_an_outage() {
     let mut script = Script::new();
     let (follower, feed) = scripted(&mut script, &Disk::new()).await;
-    feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
-    settle().await;
-    feed.link(WatchLink::Up);
+    interrupt(&feed).await;
     tokio::time::sleep(INTERVAL * 3).await;
     settle().await;
     assert_eq!(looks(&script).1, 0);
@@ -375,9 +388,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
         lock(&script.contents).entries =
             [(1, "a=1"), (6, "c=2")].into_iter().chain(marker).collect();
         lock(&script.contents).figures = Some((6, 2 + u64::from(marker.is_some())));
-        feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
-        settle().await;
-        feed.link(WatchLink::Up);
+        interrupt(&feed).await;
         let opening = script.opening().await;
         assert_eq!(opening.from, Some(cursor(1)), "the watch resumes after the cursor");
         let again = opening.accept();
@@ -397,15 +408,8 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
 #[tokio::test(start_paused = true)]
 async fn current_only_after_the_first_comparison() {
     let mut script = Script::new();
-    let disk = Disk::new();
-    let (follower, _feed) = scripted(&mut script, &disk).await;
-    follower.stop().await;
-    lock(&script.contents).figures = Some((5, 2));
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
-    let feed = script.accept().await;
-    feed.say(2, ".");
-    follower.asks.up_to(".").await;
+    let change = |contents: &mut Contents| contents.figures = Some((5, 2));
+    let (mut follower, feed) = resumed(&mut script, &Disk::new(), change).await;
     settle().await;
     // The store has a change that has not arrived.
     assert!(!follower.monitor.progress().is_current());
@@ -421,15 +425,8 @@ async fn current_only_after_the_first_comparison() {
 #[tokio::test(start_paused = true)]
 async fn rejected_first_comparison_is_no_proof() {
     let mut script = Script::new();
-    let disk = Disk::new();
-    let (follower, _feed) = scripted(&mut script, &disk).await;
-    follower.stop().await;
-    lock(&script.contents).refuses_figures = true;
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
-    let feed = script.accept().await;
-    feed.say(2, ".");
-    follower.asks.up_to(".").await;
+    let change = |contents: &mut Contents| contents.refuses_figures = true;
+    let (mut follower, feed) = resumed(&mut script, &Disk::new(), change).await;
     let before = looks(&script).0;
     tokio::time::sleep(INTERVAL * 2).await;
     settle().await;
