@@ -19,10 +19,19 @@ fn static_refusal(input: &str) -> String {
     refusal(input, |input| static_key(input).and_then(|_| options(input)).map(|_| ()))
 }
 
+/// Compares messages: each is empty for a valid input, and otherwise contains the expected text.
+fn assert_messages(rows: &[(&str, &str)], refusal: impl Fn(&str) -> String) {
+    for (input, message) in rows {
+        let found = refusal(input);
+        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
+        assert!(found.contains(message), "{input}: {found}");
+    }
+}
+
 #[test]
 fn templates() {
     let long = format!("a.{{id}}.{}", "b".repeat(1024));
-    for (template, message) in [
+    let rows = [
         ("user.{id}", ""),
         ("{id}", ""),
         ("{id}.{name}", ""),
@@ -46,18 +55,17 @@ fn templates() {
         ("{id}..a", "'.' at byte 5: empty token"),
         ("_kv.{id}", "\"_kv\" at byte 0: keys must not start with `_kv`"),
         (&long, "a key of 1031 bytes at byte 1024: keys are at most"),
-    ] {
-        let found = record_refusal(&format!(
+    ];
+    assert_messages(&rows, |template| {
+        record_refusal(&format!(
             "#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"
-        ));
-        assert_eq!(message.is_empty(), found.is_empty(), "{template}: {found}");
-        assert!(found.contains(message), "{template}: {found}");
-    }
+        ))
+    });
 }
 
 #[test]
 fn records() {
-    for (input, message) in [
+    let rows = [
         ("struct A { #[kv(key)] a: u8, b: u8 }", ""),
         ("struct A { #[kv(key)] a: u8, #[kv(value)] b: u8 }", ""),
         ("struct A(#[kv(value)] u8, #[kv(key)] u8);", ""),
@@ -102,16 +110,13 @@ fn records() {
         ("struct A { #[kv(key = \"a\")] a: u8 }", "`key` of a field takes no value"),
         ("struct A { #[kv(crate = a)] a: u8 }", "`crate` belongs on the type"),
         ("struct A { #[kv(valu)] a: u8 }", "did you mean `value`?"),
-    ] {
-        let found = record_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, record_refusal);
 }
 
 #[test]
 fn static_keys() {
-    for (input, message) in [
+    let rows = [
         ("#[kv(key = \"a.b\")] struct A;", ""),
         ("#[kv(key = \"a\")] enum A { B(u8) }", ""),
         ("struct A;", "`A` has no key"),
@@ -123,16 +128,13 @@ fn static_keys() {
         ("#[kv(key = \"a\")] union A { b: u8 }", "a union cannot be stored"),
         ("#[kv(key = \"a..b\")] struct A;", "'.' at byte 2: empty token"),
         ("#[kv(key = \"a*\")] struct A;", "'*' at byte 1"),
-    ] {
-        let found = static_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, static_refusal);
 }
 
 #[test]
 fn options_of_the_type() {
-    for (option, message) in [
+    let rows = [
         ("bucket = \"users\"", ""),
         ("bucket = \"\"", "invalid bucket: it is empty"),
         (
@@ -185,12 +187,10 @@ fn options_of_the_type() {
         ("key_serde = true", "`key_serde` takes no value"),
         ("bukcet = \"a\"", "unknown option `bukcet`, did you mean `bucket`?"),
         ("ttl = \"1s\", ttl = \"2s\"", "this option is given twice"),
-    ] {
-        let found =
-            record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"));
-        assert_eq!(message.is_empty(), found.is_empty(), "{option}: {found}");
-        assert!(found.contains(message), "{option}: {found}");
-    }
+    ];
+    assert_messages(&rows, |option| {
+        record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"))
+    });
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn lengths_of_time() {
 
 #[test]
 fn options_of_another_place_are_rejected() {
-    for (input, message) in [
+    let rows = [
         (
             "#[kv(key_serde)] struct A { #[kv(key)] a: u8 }",
             "`key_serde` is about the key type that a template makes",
@@ -315,11 +315,8 @@ fn options_of_another_place_are_rejected() {
             "struct A { #[kv(bucket = \"b\")] a: u8 }",
             "`bucket` belongs on the type, not on a field",
         ),
-    ] {
-        let found = record_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, record_refusal);
 }
 
 #[test]
@@ -328,7 +325,7 @@ fn attributes_that_break_the_round_trip() {
     let both = |codec: &str, item: &str| {
         static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] {item}"))
     };
-    for (item, message) in [
+    let rows = [
         (
             "struct A { a: Option<u8>, #[serde(skip)] b: u8, #[serde(default, alias = \"d\")] c: u8 }",
             "",
@@ -393,15 +390,12 @@ fn attributes_that_break_the_round_trip() {
             "#[serde(tag = \"t\")] enum A { B { b: std::primitive::i128 } }",
             "serde cannot read a 128-bit number",
         ),
-    ] {
-        let found = both("json", item);
-        assert_eq!(message.is_empty(), found.is_empty(), "{item}: {found}");
-        assert!(found.contains(message), "{item}: {found}");
-    }
+    ];
+    assert_messages(&rows, |item| both("json", item));
     if POSTCARD == "json" {
         return;
     }
-    for (item, message) in [
+    let rows = [
         ("struct A { #[serde(skip)] a: u8, #[serde(rename(serialize = \"b\"))] c: u8 }", ""),
         ("enum A { #[serde(other)] B, C(u8) }", ""),
         ("struct A { #[serde(flatten)] a: u8 }", "postcard cannot read a type with `flatten`"),
@@ -413,16 +407,13 @@ fn attributes_that_break_the_round_trip() {
         ("struct A(#[serde(skip_serializing_if = \"f\")] u8);", "postcard stores no names"),
         ("struct A { #[serde(skip_deserializing)] a: u8 }", "postcard stores no names"),
         ("enum A { B { #[serde(skip_serializing, default)] a: u8 } }", "postcard stores no names"),
-    ] {
-        let found = both(POSTCARD, item);
-        assert_eq!(message.is_empty(), found.is_empty(), "{item}: {found}");
-        assert!(found.contains(message), "{item}: {found}");
-    }
+    ];
+    assert_messages(&rows, |item| both(POSTCARD, item));
 }
 
 /// The message marks the position itself if the compiler cannot point into the literal.
 #[test]
-fn the_place_is_shown() {
+fn place_in_a_literal_is_shown() {
     let show = |text: &str| {
         let found = static_refusal(&format!("#[kv(key = {text:?})] struct A;"));
         found.split_once('\n').map(|(_, picture)| picture.to_owned())
