@@ -33,7 +33,7 @@ fn member(tenant: &str, team: &str, id: u64) -> Member {
 }
 
 #[tokio::test]
-async fn a_type_opens_its_bucket() -> Outcome {
+async fn type_opens_its_bucket() -> Outcome {
     assert_eq!(Member::BUCKET, "members");
     let connection = connect("memory:").await?;
     // Works with the result of `connect`, and with a plain reference.
@@ -152,7 +152,7 @@ fn assert_refused_write(outcome: Result<impl std::fmt::Debug, KvWriteError>) {
 }
 
 #[tokio::test]
-async fn a_rule_is_asked_before_every_write() -> Outcome {
+async fn rule_is_checked_before_every_write() -> Outcome {
     let store = store().await;
     assert_refused_write(BAD.create_write(&store).await);
     assert_refused_write(BAD.write_to_anyway(&store).await);
@@ -173,7 +173,7 @@ async fn a_rule_is_asked_before_every_write() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_rule_is_asked_after_every_read() -> Outcome {
+async fn rule_is_checked_after_every_read() -> Outcome {
     let store = store().await;
     let version = store.put("config.pool", serde_json::to_vec(&BAD)?).await?;
     let check = |error: KvReadError| {
@@ -208,7 +208,7 @@ async fn a_rule_is_asked_after_every_read() -> Outcome {
 
 /// The rule of a record with a key sees key and value.
 #[tokio::test]
-async fn a_rule_sees_the_whole_of_a_pair() -> Outcome {
+async fn rule_sees_key_and_value_of_a_pair() -> Outcome {
     #[derive(Debug, PartialEq, KeyValue)]
     #[kv(validate = short)]
     struct Motto {
@@ -291,7 +291,7 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
 
 /// A store without times to live rejects a record that has one, and does not keep it for ever.
 #[tokio::test]
-async fn a_store_without_times_to_live_refuses_records_that_have_one() -> Outcome {
+async fn store_without_times_to_live_rejects_expiring_records() -> Outcome {
     let connection = connect("memory:").await?;
     let store = connection.store_with_config("plain", StoreConfig::new()).await?;
     let check = |outcome: Result<_, KvWriteError>| match outcome {
@@ -432,7 +432,7 @@ mod every_form {
 
     /// A rule is not called for a record with the wrong key.
     #[tokio::test]
-    async fn a_rule_comes_after_the_key() -> Outcome {
+    async fn rule_comes_after_the_key() -> Outcome {
         let store = store().await;
         store.put("7", "13").await?;
         assert!(matches!(
