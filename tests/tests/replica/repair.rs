@@ -206,6 +206,19 @@ async fn interrupted_resync_begins_again() {
 }
 
 #[tokio::test]
+async fn resync_stopped_before_its_state_has_no_cursor() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1"]).await;
+    let follower = Follower::start(replica);
+    script.opening().await.refuse(expired());
+    let pending = script.opening().await;
+    assert_eq!(follower.monitor.progress().applied, None);
+    assert_eq!(follower.stop().await.1, None);
+    drop(pending);
+}
+
+#[tokio::test]
 async fn held_entries_without_a_checkpoint_are_resynced() {
     let mut script = Script::new();
     let disk = Disk::new();
