@@ -251,33 +251,6 @@ async fn opening_waits_for_the_state_until_its_deadline() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn closed_connection_ends_a_live_map() -> Outcome {
-    for (connection, store) in stores().await {
-        put(&store, 1, 10).await;
-        let mut users = User::live_map(&store).await?;
-        let (changes, statuses) = (users.changes(), users.statuses());
-        connection.shutdown().await?;
-        let ended = within("the end", users.changed()).await;
-        assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
-        assert!(matches!(users.status().sync_state, LiveMapSyncState::Ended { .. }), "{users:?}");
-        assert!(!users.status().is_current());
-        assert_eq!(ages(&users.snapshot()), BTreeMap::from([(1, 10)]));
-        // The end is returned for every call.
-        for _ in 0..3 {
-            assert!(within("the end", changes.next()).await.is_none());
-        }
-        within("the end", async { while statuses.next().await.is_some() {} }).await;
-        assert!(statuses.next().await.is_none());
-        assert!(users.changes().next().await.is_none());
-        assert!(matches!(
-            User::live_map(&store).await,
-            Err(KvReadError::Store(KvError::Closed { .. }))
-        ));
-    }
-    Ok(())
-}
-
 /// Writes of others during an outage of the server, and while only the map cannot reach it, arrive
 /// in the end.
 #[tokio::test]

@@ -238,10 +238,13 @@ async fn last_handle_ends_the_task_and_its_consumer() -> Outcome {
 }
 
 #[tokio::test]
-async fn closed_connection_ends_a_live_value() -> Outcome {
+async fn closed_connection_ends_live_values_and_maps() -> Outcome {
     for (connection, store) in stores().await {
         put(&store, 1).await;
+        User { id: 1, name: "Ann".to_owned() }.write_to_anyway(&store).await?;
         let mut live = Pool::live(&store).await?;
+        let mut users = User::live_map(&store).await?;
+        let (changes, statuses) = (users.changes(), users.statuses());
         connection.shutdown().await?;
         let ended = tokio::time::timeout(Duration::from_secs(30), live.changed()).await?;
         assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
@@ -249,10 +252,23 @@ async fn closed_connection_ends_a_live_value() -> Outcome {
         assert_eq!(live.load().size, 1);
         let rest = live.stream();
         assert!(rest.next().await.is_some() && rest.next().await.is_none());
-        assert!(matches!(
-            Pool::live_or_default(&store).await,
-            Err(KvReadError::Store(KvError::Closed { .. }))
-        ));
+        let again = Pool::live_or_default(&store).await;
+        assert!(matches!(again, Err(KvReadError::Store(KvError::Closed { .. }))));
+
+        let ended = tokio::time::timeout(Duration::from_secs(30), users.changed()).await?;
+        assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
+        let state = users.status().sync_state;
+        assert!(matches!(state, LiveMapSyncState::Ended { .. }), "{users:?}");
+        assert!(!users.status().is_current());
+        assert!(users.snapshot().keys().map(|key| key.id).eq([1]));
+        // The end is returned for every call.
+        while statuses.next().await.is_some() {}
+        for _ in 0..3 {
+            assert!(changes.next().await.is_none() && statuses.next().await.is_none());
+        }
+        assert!(users.changes().next().await.is_none());
+        let again = User::live_map(&store).await;
+        assert!(matches!(again, Err(KvReadError::Store(KvError::Closed { .. }))));
     }
     Ok(())
 }
