@@ -105,7 +105,9 @@ async fn run_dropped_after_any_step_misses_nothing() {
                 rung.await.expect("it goes on");
             }
         }
-        assert!(!replica.monitor().progress().running);
+        let progress = replica.monitor().progress();
+        assert!(!progress.running && progress.unapplied_since.is_none(), "{progress:?}");
+        assert_eq!(progress.unapplied, 0);
         let mut all = std::mem::take(&mut *applied.lock().unwrap());
         write(&store, &["-a", "d=1"]).await;
         let mut follower = Follower::start(replica);

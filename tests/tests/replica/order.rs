@@ -5,7 +5,6 @@ use shizuku_kv::replica::{MemoryStorage, Replica};
 use shizuku_kv::{BatchConfig, KvUpdate, WatchScope, watch_applied};
 
 use crate::disk::Disk;
-use crate::script::{Script, cursor};
 use crate::support::{Follower, asking, follow, stores, told, write};
 
 #[tokio::test]
@@ -41,21 +40,6 @@ async fn empty_scope_has_marker_and_no_other_update() {
         let (_, _, last) = follower.stop().await;
         assert_eq!(last, [""; 0]);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn marker_ends_its_batch() {
-    let mut script = Script::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
-    script.accept().await.all(1, &["a=1", "b=1", ".", "c=1", "d=1"]);
-    let state = follower.asks.next().await.done();
-    assert_eq!(told(&state), ["a=1", "b=1", "."]);
-    assert!(state.is_caught_up());
-    assert_eq!(state.cursor(), Some(cursor(3)));
-    let changes = follower.asks.next().await.done();
-    assert_eq!(told(&changes), ["c=1", "d=1"]);
-    assert!(!changes.is_caught_up());
-    assert_eq!(changes.cursor(), Some(cursor(5)));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use shizuku_kv::Store;
 
 use crate::disk::Disk;
-use crate::support::{follow, sorted, stores, told, write};
+use crate::support::{follow, sorted, stores, write};
 
 /// Runs a replica until it is caught up, and returns its updates.
 async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
@@ -72,31 +72,5 @@ async fn purged_and_deleted_keys_are_delivered() {
         let (told, repairs) = catch_up(&store, &disk).await;
         assert_eq!((told, repairs), (vec!["-a".into(), "-b".into(), ".".into()], 0));
         assert_eq!(disk.words(), ["c=1"]);
-    }
-}
-
-/// The same while the replica follows the store.
-#[tokio::test]
-async fn keys_missing_in_recreated_bucket_vanish_first() {
-    for (connection, store) in stores().await {
-        let disk = Disk::new();
-        write(&store, &["a=1", "b=1"]).await;
-        let mut follower = follow(&store, &disk);
-        follower.asks.up_to(".").await;
-        let (_, end, _) = follower.stop().await;
-        connection.delete_store(store.name()).await.unwrap();
-        let again = connection.store(store.name()).await.unwrap();
-        write(&again, &["c=1"]).await;
-        let mut follower = follow(&again, &disk);
-        assert_eq!(follower.asks.done().await, ["c=1"]);
-        let ask = follower.asks.next().await;
-        assert_eq!(sorted(ask.told()), ["~a", "~b"]);
-        // While that is applied, one of them is written again.
-        write(&again, &["a=2"]).await;
-        assert_eq!(told(&ask.done()).len(), 2);
-        assert_eq!(follower.asks.up_to("a=2").await, [".", "a=2"]);
-        let (_, new, _) = follower.stop().await;
-        assert_ne!(end.unwrap().incarnation(), new.unwrap().incarnation());
-        assert_eq!(disk.words(), ["a=2", "c=1"]);
     }
 }
