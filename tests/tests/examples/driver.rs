@@ -282,20 +282,6 @@ impl Process {
         self.printed().trim_end().to_owned()
     }
 
-    /// Does the same if only the beginning of its last line is known.
-    #[track_caller]
-    pub(crate) fn terminate_with(mut self, beginning: &str) -> String {
-        self.told_to_end();
-        until("its last line is there", || {
-            let printed = self.printed();
-            printed
-                .lines()
-                .next_back()?
-                .starts_with(beginning)
-                .then(|| printed.trim_end().to_owned())
-        })
-    }
-
     #[track_caller]
     fn told_to_end(&mut self) {
         let pid = self.running.child.id().to_string();
