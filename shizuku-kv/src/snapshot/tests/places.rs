@@ -211,8 +211,10 @@ const CHANGES: [Change; 6] = [
     ),
 ];
 
-/// The calls that must notice a change of the file.
-const CALLS: [(&str, fn(&mut SnapshotWriter) -> Result<(), SnapshotError>); 4] = [
+/// A call that must notice a change of the file.
+type Call = (&'static str, fn(&mut SnapshotWriter) -> Result<(), SnapshotError>);
+
+const CALLS: [Call; 4] = [
     ("checkpoint", |writer| write_one(writer, 4)),
     ("checkpoint of nothing new", |writer| writer.checkpoint(Some(&cursor(3)))),
     ("compaction", SnapshotWriter::compact),
