@@ -33,7 +33,8 @@ async fn batch_ends_when_it_is_full() {
     let ten = ["key1=valuea", "key2=valueb", "key3=valuec"];
     let filled = ["-tenletters", "key4=valued", "key5=value", "k="];
     // The limits, the full batches, and the updates of one that is not full.
-    let rows: [(BatchConfig, &[&[&str]], &[&str]); 7] = [
+    type Row<'a> = (BatchConfig, &'a [&'a [&'a str]], &'a [&'a str]);
+    let rows: [Row<'_>; 7] = [
         (an_hour().max_updates(2), &[&["a=1", "b=1"], &["c=1", "d=1"]], &["e=1"]),
         // The marker counts as an update, and ends its batch.
         (an_hour().max_updates(1), &[&["a=1"], &["b=1"], &["."]], &[]),
