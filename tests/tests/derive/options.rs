@@ -45,50 +45,6 @@ async fn type_opens_its_bucket() -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
-async fn records_are_listed_and_watched_by_leading_fields() -> Outcome {
-    let store = store().await;
-    let members = [
-        member("acme", "red", 1),
-        member("acme", "red", 2),
-        member("acme", "blue", 1),
-        member("acme.red", "x", 1),
-        member("acm", "e", 1),
-        member("", "red", 1),
-    ];
-    for written in Member::write_many(&store, &members).await {
-        written?;
-    }
-    let listed = async |scope| -> Result<Vec<Membership>, KvReadError> {
-        let found = Member::list_scope(&store, scope).try_collect().await?;
-        let mut keys = found.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
-        keys.sort();
-        Ok(keys)
-    };
-    let keys =
-        |members: &[&Member]| members.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
-    let [a, b, c, d, _, f] = &members;
-    assert_eq!(listed(Membership::scope()).await?.len(), members.len());
-    assert_eq!(listed(Membership::scope_tenant("acme")).await?, keys(&[c, a, b]));
-    assert_eq!(listed(Membership::scope_team("acme", "red")).await?, keys(&[a, b]));
-    assert_eq!(listed(Membership::scope_tenant(String::from("acme.red"))).await?, keys(&[d]));
-    assert_eq!(listed(Membership::scope_tenant("")).await?, keys(&[f]));
-    assert_eq!(listed(Membership::scope_tenant("nobody")).await?, []);
-
-    let watch = Member::watch_scope(&store, Membership::scope_team("acme", "red")).await?;
-    let mut seen = Vec::new();
-    while let Some(update) = watch.next().await {
-        match update? {
-            TypedUpdate::Put(member) => seen.push(member.kv_key()),
-            TypedUpdate::CaughtUp => break,
-            other => panic!("{other:?}"),
-        }
-    }
-    seen.sort();
-    assert_eq!(seen, keys(&[a, b]));
-    Ok(())
-}
-
 /// A tuple struct numbers its fields, and types other than `String` are used unchanged.
 #[test]
 fn scopes_of_a_tuple_struct() {
