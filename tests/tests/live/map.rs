@@ -8,10 +8,12 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges, LiveMapSnapshot,
-    LiveMapSyncState, LiveRead, LiveSnapshot, Store, TypedEntry, WatchLink, WatchScope, connect,
+    LiveMapSyncState, LiveRead, LiveSnapshot, LiveStatic, LiveSyncState, Store, TypedEntry,
+    WatchLink, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
+use crate::value::Pool;
 use crate::{Outcome, stores};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
@@ -251,10 +253,10 @@ async fn opening_waits_for_the_state_until_its_deadline() -> Outcome {
     Ok(())
 }
 
-/// Writes of others during an outage of the server, and while only the map cannot reach it, arrive
-/// in the end.
+/// The status reports that a server is away, and since when. Writes of others during an outage, and
+/// while only the followers cannot reach the server, arrive in the end.
 #[tokio::test]
-async fn live_map_outlives_its_server() -> Outcome {
+async fn live_values_and_maps_outlive_their_server() -> Outcome {
     let mut server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let connection = connect(&proxy.url()).await?;
@@ -264,22 +266,36 @@ async fn live_map_outlives_its_server() -> Outcome {
     }
     let users = User::live_map(&store).await?;
     let mut changes = users.changes();
+    Pool { size: 1 }.write_to_anyway(&store).await?;
+    let live = Pool::live(&store).await?;
     proxy.refuse(true);
     server.kill();
     until(&users, |users| !users.status().link.is_up()).await;
-    let WatchLink::Down { since, reason, .. } = users.status().link else { panic!("{users:?}") };
-    assert!(since.elapsed().is_ok() && !reason.is_empty() && !users.status().is_current());
-    assert_eq!(users.len(), 10);
+    eventually("the value is cut off too", async || !live.status().link.is_up()).await;
+    for link in [users.status().link, live.status().link] {
+        let WatchLink::Down { since, reason, .. } = link else { panic!("{link:?}") };
+        assert!(since.elapsed().is_ok() && !reason.is_empty());
+    }
+    assert!(!users.status().is_current() && !live.status().is_current());
+    assert_eq!((users.len(), live.load().size), (10, 1));
+    // A value that is opened meanwhile begins with its default.
+    let apart = store.with_deadline(Duration::from_millis(200));
+    let mut default = Pool::live_or_default(&apart).await?;
+    assert_eq!((default.load().size, default.version()), (0, None));
+    assert!(matches!(default.status().sync_state, LiveSyncState::Unknown));
+    assert!(!default.status().link.is_up());
+    assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
     server.restart();
-    // The map is still cut off.
+    // The followers are still cut off.
     let others = connect(&server.url()).await?.store("live_map").await?;
     for id in 0..3 {
         delete(&others, id).await;
         put(&others, id + 3, 2).await;
         put(&others, id + 20, 3).await;
     }
+    Pool { size: 2 }.write_to_anyway(&others).await?;
     assert_eq!(ready(&mut changes), []);
-    assert_eq!(users.len(), 10);
+    assert_eq!((users.len(), live.load().size), (10, 1));
     proxy.refuse(false);
     until(&users, |users| users.status().is_current()).await;
     let expected = stored(&others).await;
@@ -292,6 +308,11 @@ async fn live_map_outlives_its_server() -> Outcome {
     assert!(seen.iter().copied().eq(gone.chain(changed).chain(new)), "{seen:?}");
     put(&others, 0, 4).await;
     assert_eq!(told(&mut changes).await, (0, None, Some(4)));
+    assert_eq!(default.changed().await?.size, 2);
+    eventually("the values are current", async || {
+        live.load().size == 2 && live.status().is_current() && default.status().is_current()
+    })
+    .await;
     Ok(())
 }
 

@@ -8,8 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     KeyValue, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveMapSyncState, LiveRead,
-    LiveSnapshot, LiveStatic, LiveSyncState, StaticKeyIndexedValue, Store, TypedEntry, WatchLink,
-    connect,
+    LiveSnapshot, LiveStatic, LiveSyncState, StaticKeyIndexedValue, Store, TypedEntry, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
@@ -17,8 +16,8 @@ use crate::{Outcome, runtime, stores};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
 #[kv(key = "config.pool", codec = json, validate = Pool::check)]
-struct Pool {
-    size: u32,
+pub(crate) struct Pool {
+    pub(crate) size: u32,
 }
 
 impl Pool {
@@ -270,37 +269,6 @@ async fn closed_connection_ends_live_values_and_maps() -> Outcome {
         let again = User::live_map(&store).await;
         assert!(matches!(again, Err(KvReadError::Store(KvError::Closed { .. }))));
     }
-    Ok(())
-}
-
-/// The status reports that a server is away, and since when. Writes of that time arrive after it is
-/// back.
-#[tokio::test]
-async fn live_value_outlives_its_server() -> Outcome {
-    let mut server = NatsServer::start();
-    let connection = connect(&server.url()).await?;
-    let store = connection.store("live").await?;
-    let apart = store.with_deadline(Duration::from_millis(200));
-    put(&store, 1).await;
-    let mut live = Pool::live(&store).await?;
-    server.kill();
-    until(&live, |live| !live.status().link.is_up()).await;
-    let WatchLink::Down { since, reason, .. } = live.status().link else { panic!("{live:?}") };
-    assert!(since.elapsed().is_ok() && !reason.is_empty());
-    assert_eq!(live.load().size, 1);
-    // A value that is opened meanwhile begins with its default.
-    let mut default = Pool::live_or_default(&apart).await?;
-    assert_eq!((default.load().size, default.version()), (0, None));
-    assert!(matches!(default.status().sync_state, LiveSyncState::Unknown));
-    assert!(!default.status().link.is_up());
-    assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
-    server.restart();
-    assert_eq!(default.changed().await?.size, 1);
-    until(&live, |live| live.status().is_current()).await;
-    put(&store, 2).await;
-    assert_eq!(live.changed().await?.size, 2);
-    assert_eq!(default.changed().await?.size, 2);
-    assert!(default.status().is_current());
     Ok(())
 }
 
