@@ -1,6 +1,5 @@
 //! `edge_replica`: a node that is killed, ended and restarted, while others change routes.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use shizuku_kv::{Connection, connect, snapshot};
@@ -53,12 +52,6 @@ impl Node {
 
     fn serve(&self) -> Process {
         self.example.start(&self.words(&self.directory(), &["serve"]))
-    }
-
-    /// Returns its error message if it cannot start.
-    #[track_caller]
-    fn refused(&self) -> String {
-        self.example.run(&self.words(&self.directory(), &["serve"])).refused()
     }
 
     /// Looks up a host in the log, without the node and without the store.
@@ -165,53 +158,6 @@ fn restart_after_a_kill_costs_the_missed_updates() {
         ]
         .map(str::to_owned)
     );
-}
-
-#[test]
-fn second_node_in_a_directory_is_rejected() {
-    let node = Node::new(NatsServer::shared());
-    node.set("a.example", "10.0.0.1:80");
-    let (running, _) = node.start();
-    let log = node.log();
-    assert_eq!(
-        node.refused(),
-        format!(
-            "edge_replica: snapshot {log:?} is open in another writer, of this process or another; close that first"
-        )
-    );
-    // The failed start did no harm.
-    let position = node.set("a.example", "10.0.0.2:80");
-    node.until_kept(position);
-    running.kill();
-    // A lock does not outlive its holder.
-    let (_running, printed) = node.start();
-    assert_eq!(printed[0], format!("restored 1 route up to position {position}"));
-}
-
-#[test]
-fn damaged_log_is_rejected_and_a_removed_one_replaced() {
-    let node = Node::new(NatsServer::shared());
-    for host in ["a.example", "b.example"] {
-        node.set(host, "10.0.0.1:80");
-    }
-    node.start().0.terminate("stopped at position 2");
-    let mut bytes = fs::read(node.log()).unwrap();
-    let address = bytes.windows(8).position(|bytes| bytes == b"10.0.0.1").unwrap();
-    bytes[address] ^= 1;
-    fs::write(node.log(), bytes).unwrap();
-
-    let list = node.example.run(&node.words(&node.directory(), &["list"])).refused();
-    for refused in [node.refused(), list] {
-        let begins = format!("edge_replica: snapshot {:?} is damaged at byte 64: ", node.log());
-        assert!(refused.starts_with(&begins), "{refused}");
-        assert!(refused.ends_with("; restore it, or remove it and begin anew"), "{refused}");
-    }
-
-    fs::remove_dir_all(node.directory()).unwrap();
-    let (running, printed) = node.start();
-    assert_eq!((&*printed[0], &*printed[3]), (NEW_LOG, "caught up: the restart cost 2 updates"));
-    running.terminate("stopped at position 2");
-    assert_eq!(node.list(), "a.example: 10.0.0.1:80\nb.example: 10.0.0.1:80");
 }
 
 #[tokio::test(flavor = "multi_thread")]
