@@ -1,4 +1,5 @@
-//! Tests of the messages, and of the input to which each belongs.
+//! Tests of the messages, and of the input to which each belongs. `tests/ui/` has the cases whose
+//! place in the source matters too.
 
 use super::*;
 
@@ -19,10 +20,19 @@ fn static_refusal(input: &str) -> String {
     refusal(input, |input| static_key(input).and_then(|_| options(input)).map(|_| ()))
 }
 
+/// Compares messages: each is empty for a valid input, and otherwise contains the expected text.
+fn assert_messages(rows: &[(&str, &str)], refusal: impl Fn(&str) -> String) {
+    for (input, message) in rows {
+        let found = refusal(input);
+        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
+        assert!(found.contains(message), "{input}: {found}");
+    }
+}
+
 #[test]
 fn templates() {
     let long = format!("a.{{id}}.{}", "b".repeat(1024));
-    for (template, message) in [
+    let rows = [
         ("user.{id}", ""),
         ("{id}", ""),
         ("{id}.{name}", ""),
@@ -41,23 +51,19 @@ fn templates() {
         ("{id}.{name}.{id}", "`{id}` at byte 12 is there twice"),
         ("a b.{id}", "' ' at byte 1: keys are tokens of"),
         ("{id}.ü", "'ü' at byte 5: keys are tokens of"),
-        (".{id}", "'.' at byte 0: empty token"),
         ("{id}.", "'.' at byte 4: empty token"),
-        ("{id}..a", "'.' at byte 5: empty token"),
-        ("_kv.{id}", "\"_kv\" at byte 0: keys must not start with `_kv`"),
         (&long, "a key of 1031 bytes at byte 1024: keys are at most"),
-    ] {
-        let found = record_refusal(&format!(
+    ];
+    assert_messages(&rows, |template| {
+        record_refusal(&format!(
             "#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"
-        ));
-        assert_eq!(message.is_empty(), found.is_empty(), "{template}: {found}");
-        assert!(found.contains(message), "{template}: {found}");
-    }
+        ))
+    });
 }
 
 #[test]
 fn records() {
-    for (input, message) in [
+    let rows = [
         ("struct A { #[kv(key)] a: u8, b: u8 }", ""),
         ("struct A { #[kv(key)] a: u8, #[kv(value)] b: u8 }", ""),
         ("struct A(#[kv(value)] u8, #[kv(key)] u8);", ""),
@@ -65,14 +71,7 @@ fn records() {
         ("#[kv(key = \"{type}\")] struct A { r#type: u8 }", ""),
         ("#[kv(key = \"{a}\", crate = crate::x)] struct A<T> { a: u8, t: T }", ""),
         ("struct A;", "`A` has no key"),
-        ("#[kv(key = \"{a}\")] struct A;", "it has none"),
         ("enum A { B }", "`A` is an enum"),
-        ("union A { a: u8 }", "a union cannot be stored"),
-        ("struct A { #[kv(key)] a: u8, #[kv(key)] b: u8 }", "only one field can be the key"),
-        ("struct A { #[kv(value)] a: u8 }", "a value needs a key"),
-        ("#[kv(key = \"{a}\")] struct A { #[kv(key)] a: u8 }", "the key is given twice"),
-        ("#[kv(key = \"{a}\")] struct A { a: u8, #[kv(value)] b: u8 }", "is stored as a whole"),
-        ("#[kv(key = \"{a}\")] struct A<T> { a: Vec<T> }", "the parameter `T`"),
         (
             "#[kv(key = \"{a}\")] struct A<AKey> { a: u8, b: AKey }",
             "the type parameter `AKey` has the name",
@@ -86,86 +85,50 @@ fn records() {
             "#[kv(key = 7)] struct A { a: u8 }",
             "`key` is a string literal, not a constant or a macro",
         ),
-        ("#[kv(value)] struct A { a: u8 }", "`value` belongs on a field"),
         (
             "#[kv(crate)] struct A { a: u8 }",
             "`crate` needs a value: write `crate = path::to::shizuku_kv`",
         ),
         ("#[kv(crate = \"x::y\")] struct A { a: u8 }", "write `crate = x::y`"),
         ("#[kv(keys = \"a\")] struct A { a: u8 }", "unknown option `keys`, did you mean `key`?"),
-        (
-            "#[kv(colour = \"a\")] struct A { a: u8 }",
-            "unknown option `colour`; the options here are",
-        ),
-        ("#[kv] struct A { a: u8 }", "expected attribute arguments"),
         ("#[kv = \"a\"] struct A { a: u8 }", "expected"),
-        ("struct A { #[kv(key = \"a\")] a: u8 }", "`key` of a field takes no value"),
         ("struct A { #[kv(crate = a)] a: u8 }", "`crate` belongs on the type"),
-        ("struct A { #[kv(valu)] a: u8 }", "did you mean `value`?"),
-    ] {
-        let found = record_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, record_refusal);
 }
 
 #[test]
 fn static_keys() {
-    for (input, message) in [
+    let rows = [
         ("#[kv(key = \"a.b\")] struct A;", ""),
         ("#[kv(key = \"a\")] enum A { B(u8) }", ""),
         ("struct A;", "`A` has no key"),
-        ("#[kv(key = \"\")] struct A;", "a key has at least one token"),
         ("#[kv(key = \"a.{b}\")] struct A { b: u8 }", "derive `KeyValue` instead"),
         ("#[kv(key = \"a\")] struct A { #[kv(key)] b: u8 }", "derive `KeyValue` instead"),
         ("#[kv(key = \"a\")] enum A { #[kv(key)] B }", "it belongs on the enum"),
         ("#[kv(key = \"a\")] enum A { B(#[kv(key)] u8) }", "it belongs on the enum"),
-        ("#[kv(key = \"a\")] union A { b: u8 }", "a union cannot be stored"),
         ("#[kv(key = \"a..b\")] struct A;", "'.' at byte 2: empty token"),
         ("#[kv(key = \"a*\")] struct A;", "'*' at byte 1"),
-    ] {
-        let found = static_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, static_refusal);
 }
 
 #[test]
 fn options_of_the_type() {
-    for (option, message) in [
+    let rows = [
         ("bucket = \"users\"", ""),
         ("bucket = \"\"", "invalid bucket: it is empty"),
-        (
-            "bucket = \"my.users\"",
-            "invalid bucket: '.' at byte 2: only A-Z a-z 0-9 _ and - are allowed",
-        ),
         (&format!("bucket = {:?}", "a".repeat(65)), "it is longer than 64 characters"),
         ("bucket", "`bucket` needs a value: write `bucket = \"…\"`"),
         ("bucket = users", "`bucket` is a string literal"),
         ("ttl = \"1500ms\"", "\"ms\" at byte 4 is shorter than a second"),
-        (
-            "ttl = \"1s1h\"",
-            "\"h\" at byte 3 follows a unit that is not larger: write whole numbers",
-        ),
         ("ttl = \"1h30m30m\"", "\"m\" at byte 7 follows a unit that is not larger"),
-        (
-            "ttl = \"30\"",
-            "invalid ttl: the number at byte 0 has no unit: write whole numbers with units",
-        ),
-        ("ttl = \"1h30\"", "the number at byte 2 has no unit"),
         ("ttl = \"30 s\"", "\" s\" at byte 2 is no unit"),
         ("ttl = \"30sec\"", "\"sec\" at byte 2 is no unit"),
         ("ttl = \"s\"", "'s' at byte 0 is not a digit"),
-        ("ttl = \"-1s\"", "'-' at byte 0 is not a digit"),
-        ("ttl = \"1.5s\"", "\".\" at byte 1 is no unit"),
-        ("ttl = \"\"", "invalid ttl: it is empty"),
-        ("ttl = \"0s\"", "it is no time at all"),
         ("ttl = \"99999999999999999999d\"", "it is longer than can be counted"),
         ("ttl = \"36500d\"", ""),
         ("ttl = \"1d18446744073709551615s\"", "it is longer than can be counted"),
-        ("ttl = \"36501d\"", "it is longer than 100 years"),
-        ("ttl = \"1s\"; codec = json", "write `,` instead of `;`"),
-        ("ttl = 30", "so that it is checked here: write `ttl = \"30s\"`"),
         ("validate = Self::check", ""),
         ("validate = \"check\"", "no quotes around this: write `validate = check`"),
         ("validate = 7", "`validate` is a path: write `validate = path::to::function`"),
@@ -182,15 +145,11 @@ fn options_of_the_type() {
         ("key_type = Name", ""),
         ("key_type = \"Name\"", "no quotes around this: write `key_type = Name`"),
         ("key_serde", ""),
-        ("key_serde = true", "`key_serde` takes no value"),
         ("bukcet = \"a\"", "unknown option `bukcet`, did you mean `bucket`?"),
-        ("ttl = \"1s\", ttl = \"2s\"", "this option is given twice"),
-    ] {
-        let found =
-            record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"));
-        assert_eq!(message.is_empty(), found.is_empty(), "{option}: {found}");
-        assert!(found.contains(message), "{option}: {found}");
-    }
+    ];
+    assert_messages(&rows, |option| {
+        record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"))
+    });
 }
 
 #[test]
@@ -226,15 +185,7 @@ fn lengths_of_time() {
 
 #[test]
 fn options_of_another_place_are_rejected() {
-    for (input, message) in [
-        (
-            "#[kv(key_serde)] struct A { #[kv(key)] a: u8 }",
-            "`key_serde` is about the key type that a template makes",
-        ),
-        (
-            "#[kv(key_type = B)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
-            "`key_type` is about the key type",
-        ),
+    let rows = [
         (
             "#[kv(codec = json)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
             "derive it there, on the type of `1`, as with `JsonByteSer`",
@@ -315,11 +266,8 @@ fn options_of_another_place_are_rejected() {
             "struct A { #[kv(bucket = \"b\")] a: u8 }",
             "`bucket` belongs on the type, not on a field",
         ),
-    ] {
-        let found = record_refusal(input);
-        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
-        assert!(found.contains(message), "{input}: {found}");
-    }
+    ];
+    assert_messages(&rows, record_refusal);
 }
 
 #[test]
@@ -328,7 +276,7 @@ fn attributes_that_break_the_round_trip() {
     let both = |codec: &str, item: &str| {
         static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] {item}"))
     };
-    for (item, message) in [
+    let rows = [
         (
             "struct A { a: Option<u8>, #[serde(skip)] b: u8, #[serde(default, alias = \"d\")] c: u8 }",
             "",
@@ -393,36 +341,27 @@ fn attributes_that_break_the_round_trip() {
             "#[serde(tag = \"t\")] enum A { B { b: std::primitive::i128 } }",
             "serde cannot read a 128-bit number",
         ),
-    ] {
-        let found = both("json", item);
-        assert_eq!(message.is_empty(), found.is_empty(), "{item}: {found}");
-        assert!(found.contains(message), "{item}: {found}");
-    }
+    ];
+    assert_messages(&rows, |item| both("json", item));
     if POSTCARD == "json" {
         return;
     }
-    for (item, message) in [
+    let rows = [
         ("struct A { #[serde(skip)] a: u8, #[serde(rename(serialize = \"b\"))] c: u8 }", ""),
         ("enum A { #[serde(other)] B, C(u8) }", ""),
         ("struct A { #[serde(flatten)] a: u8 }", "postcard cannot read a type with `flatten`"),
-        ("#[serde(untagged)] enum A { B }", "postcard cannot read a type with `untagged`"),
-        ("#[serde(tag = \"t\")] enum A { B }", "postcard cannot read a type with `tag`"),
         ("enum A { B, #[serde(untagged)] C }", "postcard cannot read a type with `untagged`"),
-        ("enum A { B, #[serde(skip)] C, D }", "postcard stores the number of a variant"),
         ("struct A { #[serde(skip_serializing_if = \"f\")] a: u8 }", "postcard stores no names"),
         ("struct A(#[serde(skip_serializing_if = \"f\")] u8);", "postcard stores no names"),
         ("struct A { #[serde(skip_deserializing)] a: u8 }", "postcard stores no names"),
         ("enum A { B { #[serde(skip_serializing, default)] a: u8 } }", "postcard stores no names"),
-    ] {
-        let found = both(POSTCARD, item);
-        assert_eq!(message.is_empty(), found.is_empty(), "{item}: {found}");
-        assert!(found.contains(message), "{item}: {found}");
-    }
+    ];
+    assert_messages(&rows, |item| both(POSTCARD, item));
 }
 
 /// The message marks the position itself if the compiler cannot point into the literal.
 #[test]
-fn the_place_is_shown() {
+fn place_in_a_literal_is_shown() {
     let show = |text: &str| {
         let found = static_refusal(&format!("#[kv(key = {text:?})] struct A;"));
         found.split_once('\n').map(|(_, picture)| picture.to_owned())

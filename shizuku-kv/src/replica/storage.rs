@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scopes_are_told_apart_and_stay_the_same() {
+    fn scope_ids_differ_and_are_stable() {
         let scopes = [
             WatchScope::All,
             WatchScope::prefix(""),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_goes_through_bytes_and_nothing_else_is_read() {
+    fn checkpoint_round_trips_and_damage_is_rejected() {
         let cursor = WatchCursor::new([7; 16], 42, SystemTime::UNIX_EPOCH);
         let scope = scope_id(&WatchScope::prefix("a."));
         for tombstones in [None, Some(0), Some(7), Some(u64::MAX - 1)] {

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_right_is_refused() {
+    fn invalid_record_is_rejected() {
         let mut good = Vec::new();
         encode(&mut good, &entry(VersionToken::from_u64(7), UNIX_EPOCH), false);
         for len in 0..good.len() {

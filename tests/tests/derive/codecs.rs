@@ -51,20 +51,6 @@ fn each_pair_round_trips() -> Outcome {
     check(&Protobuf { name: "ab".to_owned(), numbers: vec![7] }, b"\x0a\x02ab\x12\x01\x07")
 }
 
-/// A type may have only one direction.
-#[test]
-fn each_direction_is_there_alone() -> Outcome {
-    #[derive(Serialize, PostcardByteSer)]
-    struct Written<'a>(&'a str);
-
-    #[derive(Deserialize, MessagePackByteDes)]
-    struct Read(u8);
-
-    assert_eq!(Written("a").to_bytes()?.as_ref(), b"\x01a");
-    assert_eq!(Read::from_bytes(&b"\x07"[..].into())?.0, 7);
-    Ok(())
-}
-
 #[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "packed.{id}", codec = messagepack)]
 struct Packed<T> {
@@ -88,7 +74,7 @@ struct Message {
 }
 
 #[tokio::test]
-async fn a_name_is_the_same_as_the_pair() -> Outcome {
+async fn codec_name_equals_the_pair_of_derives() -> Outcome {
     let store = store().await;
     let packed = Packed { id: 1, inner: "a".to_owned() };
     packed.create_write(&store).await?;
@@ -110,7 +96,7 @@ const PACKED: &[u8] = b"\x82\xa2id\x01\xa5inner\xa1a";
 
 /// The error of the codec is the source, with its position.
 #[tokio::test]
-async fn a_value_that_does_not_decode_names_the_place() -> Outcome {
+async fn decode_error_names_the_position() -> Outcome {
     let store = store().await;
     for (key, bytes) in [
         ("packed.1", &b"\x82\xa2id"[..]),

@@ -89,26 +89,22 @@ fn is_refused_write<T>(result: Result<T, KvWriteError>) -> bool {
     )
 }
 
-#[tokio::test]
-async fn operations_of_a_fixed_key_reject_other_keys_in_memory() -> Outcome {
-    reject_every_other_key(&store().await).await
-}
-
-#[tokio::test]
-async fn operations_of_a_fixed_key_reject_other_keys_on_nats() -> Outcome {
-    let connection = shizuku_kv::connect(&NatsServer::shared().url()).await?;
-    let name = unique("foreign-keys");
-    reject_every_other_key(&connection.store(&name).await?).await?;
-    connection.delete_store(&name).await?;
-    Ok(())
-}
-
 /// The program that destroyed another type's record, with every operation that takes a key.
+#[tokio::test]
+async fn operations_of_a_fixed_key_reject_other_keys() -> Outcome {
+    reject_every_other_key(&store().await).await?;
+    let connection = shizuku_kv::connect(&NatsServer::shared().url()).await?;
+    reject_every_other_key(&connection.store(&unique("foreign-keys")).await?).await
+}
+
 async fn reject_every_other_key(store: &Store) -> Outcome {
     let version = store.put("k.x", "of another").await?;
     let token = shizuku_kv::FencingToken::from_u64(1);
     assert!(is_refused_write(Limits::delete_anyway(store, "k.x").await));
-    assert!(is_refused_write(Limits::delete_atomically(store, "k.x", version).await));
+    // The key is rejected before the version.
+    for version in [version, VersionToken::from_u64(99)] {
+        assert!(is_refused_write(Limits::delete_atomically(store, "k.x", version).await));
+    }
     assert!(is_refused_write(Limits::delete_fenced(store, "k.x", token).await));
     assert!(is_refused_write(Limits::purge(store, "k.x").await));
     let unchanged: fn(Option<Limits>) -> Option<Limits> = |limits| limits;
@@ -251,15 +247,5 @@ async fn tombstones_of_other_keys_are_error_items() -> Outcome {
             other => return Err(format!("{other:?}").into()),
         }
     }
-    Ok(())
-}
-
-/// The version of a compare-and-delete does not matter if its key is rejected first.
-#[tokio::test]
-async fn rejected_key_is_reported_before_the_version() -> Outcome {
-    let store = store().await;
-    store.put("k.x", "of another").await?;
-    let refused = Limits::delete_atomically(&store, "k.x", VersionToken::from_u64(99)).await;
-    assert!(is_refused_write(refused));
     Ok(())
 }

@@ -354,6 +354,6 @@ mod in_a_macro {
 }
 
 #[test]
-fn a_string_in_a_macro_is_one() {
+fn string_in_a_macro_is_text() {
     assert_eq!(in_a_macro::scopes(), shizuku_kv::WatchScope::prefix("made.a."));
 }

@@ -17,14 +17,12 @@ mod shadowing;
 mod text_keys;
 
 use std::error::Error;
-use std::fmt::Debug;
 use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead,
-    KeyValueWrite, KvReadError, StaticKeyIndexedValue, Store,
+    JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvReadError,
+    StaticKeyIndexedValue, Store,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -144,7 +142,7 @@ async fn static_keys() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_template_over_fields() -> Outcome {
+async fn template_over_fields() -> Outcome {
     let store = store().await;
     let user = User { id: 7, tenant: "a.b".to_owned(), name: "Ann".to_owned() };
     let key = user.kv_key();
@@ -236,7 +234,7 @@ async fn other_templates() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_field_that_is_the_key() -> Outcome {
+async fn field_is_the_key() -> Outcome {
     let store = store().await;
     let job = Job { id: "jobs.1".to_owned(), runs: 2 };
     job.write_to_anyway(&store).await?;
@@ -245,7 +243,7 @@ async fn a_field_that_is_the_key() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_key_and_value_pair() -> Outcome {
+async fn pair_of_key_and_value() -> Outcome {
     let store = store().await;
     let limits = NamedLimits { name: "api".to_owned(), limits: Limits { requests: 9 } };
     limits.write_to_anyway(&store).await?;
@@ -310,25 +308,11 @@ struct MovedStatic {
 }
 
 #[tokio::test]
-async fn the_library_can_be_elsewhere() -> Outcome {
+async fn library_can_have_another_path() -> Outcome {
     let store = store().await;
     Moved { id: 1 }.write_to_anyway(&store).await?;
     MovedStatic { id: 2 }.write_to_anyway(&store).await?;
     assert_eq!(Moved::read_from(&store, 1).await?, Some(Moved { id: 1 }));
     assert_eq!(MovedStatic::read(&store).await?, Some(MovedStatic { id: 2 }));
     Ok(())
-}
-
-/// The codecs support exactly the types that serde supports.
-#[test]
-fn codecs_follow_serde() -> Outcome {
-    fn round_trips<T: ByteSerialize + ByteDeserialize + DeserializeOwned + PartialEq + Debug>(
-        value: &T,
-    ) -> Outcome {
-        assert_eq!(&T::from_bytes(&value.to_bytes()?)?, value);
-        Ok(())
-    }
-    round_trips(&Flags { dark: false })?;
-    round_trips(&Wrapped(vec![Some(1), None]))?;
-    round_trips(&Generic::<u8, 0> { id: String::new(), inner: 3, size: std::marker::PhantomData })
 }

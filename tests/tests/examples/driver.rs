@@ -11,7 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shizuku_kv::URL_VARIABLE;
+use shizuku_kv::{Connection, URL_VARIABLE, connect};
+use shizuku_kv_tests::NatsServer;
+
+/// Part of every bad value in these tests. No output may contain it.
+pub(crate) const SECRET: &str = "hunter2";
 
 /// Timeout for all waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,6 +68,27 @@ impl Example {
         Process::start(&mut self.command(words))
     }
 
+    /// Asserts that these mistakes are reported on stderr, with an exit code: wrong usage, others
+    /// with their messages, and an invalid URL of a valid command, which is not repeated.
+    #[track_caller]
+    pub(crate) fn assert_mistakes(
+        &self,
+        usage: &[&[&str]],
+        others: &[(&[&str], &str)],
+        valid: &[&str],
+    ) {
+        let name = self.name;
+        for words in usage {
+            let refused = self.run(words).refused();
+            assert!(refused.starts_with(&format!("{name}: usage: ")), "{words:?}: {refused}");
+        }
+        for (words, message) in others {
+            assert_eq!(self.run(words).refused(), format!("{name}: {message}"), "{words:?}");
+        }
+        let refused = Self::new(name, SECRET, "any").run(valid).refused();
+        assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = command(self.name, &self.url);
         command.args(["--store", &self.store]).args(words);
@@ -74,6 +99,21 @@ impl Example {
 /// Runs an example's demonstration to its end.
 pub(crate) fn demonstrate(name: &str, url: &str) -> Done {
     Done(Running::start(&mut command(name, url)).output())
+}
+
+/// Asserts that a demonstration prints this after its first line, on every backend, and leaves no
+/// store behind.
+pub(crate) async fn assert_story(name: &str, story: &str) {
+    let server = NatsServer::start();
+    for url in ["memory:", &server.url()] {
+        let printed = demonstrate(name, url).printed();
+        let (opened, printed) = printed.split_once('\n').unwrap();
+        let store = name.replace('_', "-");
+        assert!(opened.starts_with(&format!("open    store {store}-")), "{opened}");
+        assert_eq!(printed, story, "{url}");
+    }
+    let stores = connect(&server.url()).await.unwrap().list_stores().try_collect().await.unwrap();
+    assert!(stores.is_empty(), "{stores:?}");
 }
 
 fn command(name: &str, url: &str) -> Command {
@@ -240,20 +280,6 @@ impl Process {
         self.told_to_end();
         self.until_printed(&format!("{last}\n"));
         self.printed().trim_end().to_owned()
-    }
-
-    /// Does the same if only the beginning of its last line is known.
-    #[track_caller]
-    pub(crate) fn terminate_with(mut self, beginning: &str) -> String {
-        self.told_to_end();
-        until("its last line is there", || {
-            let printed = self.printed();
-            printed
-                .lines()
-                .next_back()?
-                .starts_with(beginning)
-                .then(|| printed.trim_end().to_owned())
-        })
     }
 
     #[track_caller]

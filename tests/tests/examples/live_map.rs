@@ -1,12 +1,8 @@
 //! `live_map`: a process that watches a registry, and others that change it.
 
-use shizuku_kv::connect;
 use shizuku_kv_tests::{NatsServer, unique};
 
-use crate::driver::{Example, demonstrate};
-
-/// Part of every bad entry here. No output may contain it.
-const SECRET: &str = "hunter2";
+use crate::driver::{Example, SECRET, assert_story};
 
 /// End of a rejection without an earlier good entry.
 const NOTHING: &str = "; in force is nothing";
@@ -17,7 +13,7 @@ fn example(server: &NatsServer) -> Example {
 }
 
 #[test]
-fn a_watcher_prints_what_was_and_what_is() {
+fn watcher_prints_the_old_and_the_new_entry() {
     let registry = example(NatsServer::shared());
     let write = |words: &[&str]| registry.run(words).version();
     let first = write(&["register", "web", "1", "10.0.0.1:80"]);
@@ -57,7 +53,7 @@ fn a_watcher_prints_what_was_and_what_is() {
 }
 
 #[test]
-fn a_watcher_of_one_service_hears_of_no_other() {
+fn watcher_of_one_service_prints_no_other() {
     let registry = example(NatsServer::shared());
     let register = |name: &str| registry.run(&["register", name, "1", "10.0.0.1:80"]).version();
     for name in ["db", "web.eu", "webs"] {
@@ -77,7 +73,7 @@ fn a_watcher_of_one_service_hears_of_no_other() {
 }
 
 #[test]
-fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
+fn bad_entry_is_rejected_and_the_last_good_one_stays() {
     let registry = example(NatsServer::shared());
     let good = registry.run(&["register", "web", "1", "10.0.0.1:80"]).version();
     let watch = registry.start(&["watch"]);
@@ -138,7 +134,7 @@ fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
 }
 
 #[test]
-fn a_watcher_survives_its_server() {
+fn watcher_survives_its_server() {
     let mut server = NatsServer::start();
     let registry = example(&server);
     let register =
@@ -164,44 +160,32 @@ fn a_watcher_survives_its_server() {
     assert_eq!(registered, [format!("service.web.1: 10.0.0.1:80 (version {first})"), change, new]);
 }
 
-/// Mistakes are reported on stderr, with an exit code, and before any write.
+/// Before any write.
 #[test]
-fn a_mistake_is_told() {
+fn mistakes_are_reported() {
     let registry = example(NatsServer::shared());
-    let told = |words: &[&str]| registry.run(words).refused();
-    for words in [
-        &["begin"][..],
-        &["pick"],
-        &["watch", "--name"],
-        &["register", "web", "1"],
-        &["set-raw", "web"],
-    ] {
-        assert!(told(words).starts_with("live_map: usage: "), "{words:?}");
-    }
-    assert_eq!(told(&["register", "web", "one", "10.0.0.1:80"]), "live_map: an ID is a number");
-    assert_eq!(
-        told(&["register", "web", "1", "here"]),
-        "live_map: an ADDRESS is one such as 10.0.0.1:80"
+    registry.assert_mistakes(
+        &[
+            &["begin"],
+            &["pick"],
+            &["watch", "--name"],
+            &["register", "web", "1"],
+            &["set-raw", "web"],
+        ],
+        &[
+            (&["register", "web", "one", "10.0.0.1:80"], "an ID is a number"),
+            (&["register", "web", "1", "here"], "an ADDRESS is one such as 10.0.0.1:80"),
+            (&["drain", "web", "1"], "service.web.1 is not registered"),
+            (&["pick", "web"], "no instance of web takes requests"),
+        ],
+        &["list"],
     );
-    assert_eq!(told(&["drain", "web", "1"]), "live_map: service.web.1 is not registered");
-    assert_eq!(told(&["pick", "web"]), "live_map: no instance of web takes requests");
     assert_eq!(registry.run(&["list"]).printed(), "");
-    // An invalid URL is not repeated.
-    let refused = Example::new("live_map", SECRET, "any").run(&["list"]).refused();
-    assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demonstration_tells_its_story() {
-    let server = NatsServer::start();
-    for url in ["memory:", &server.url()] {
-        let printed = demonstrate("live_map", url).printed();
-        let (opened, story) = printed.split_once('\n').unwrap();
-        assert!(opened.starts_with("open    store live-map-"), "{opened}");
-        assert_eq!(story, STORY, "{url}");
-    }
-    let stores = connect(&server.url()).await.unwrap().list_stores().try_collect().await.unwrap();
-    assert!(stores.is_empty(), "{stores:?}");
+async fn demonstration_tells_its_story() {
+    assert_story("live_map", STORY).await;
 }
 
 const STORY: &str = "\

@@ -1,27 +1,20 @@
 //! Maps that stay current.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
-
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges,
-    LiveMapSnapshot, LiveMapSyncState, LiveRead, LiveSnapshot, Store, TypedEntry, WatchLink,
-    WatchScope, connect,
+    KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges, LiveMapSnapshot,
+    LiveMapSyncState, LiveRead, LiveSnapshot, LiveStatic, LiveSyncState, Store, TypedEntry,
+    WatchLink, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
-type Outcome = Result<(), Box<dyn Error>>;
+use crate::value::Pool;
+use crate::{Outcome, stores};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "user.{tenant}.{id}", codec = json, validate = User::check)]
@@ -58,17 +51,6 @@ fn ages(users: &LiveMapSnapshot<UserKey, User>) -> BTreeMap<u32, u32> {
 async fn stored(store: &Store) -> BTreeMap<u32, u32> {
     let users = User::list(store).try_collect().await.unwrap();
     users.iter().map(|user| (user.id, user.age)).collect()
-}
-
-/// Returns every backend, with a connection of its own.
-async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
-    let mut stores = Vec::new();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let connection = connect(&url).await.unwrap();
-        let store = connection.store(&unique("live_map")).await.unwrap();
-        stores.push((connection, store));
-    }
-    stores
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -112,7 +94,7 @@ fn ready(changes: &mut LiveMapChanges<UserKey, User>) -> Vec<(u32, Option<u32>, 
 }
 
 #[tokio::test]
-async fn a_live_map_follows_the_store() -> Outcome {
+async fn live_map_follows_the_store() -> Outcome {
     for (_connection, store) in stores().await {
         for id in [3, 1, 2] {
             put(&store, id, id * 10).await;
@@ -149,32 +131,7 @@ async fn a_live_map_follows_the_store() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_ordered_and_does_not_change() -> Outcome {
-    for (_connection, store) in stores().await {
-        for id in 0..50 {
-            put(&store, id * 7 % 50, id).await;
-        }
-        let mut users = User::live_map(&store).await?;
-        let before = users.snapshot();
-        let copy = ages(&before);
-        assert_eq!(copy, stored(&store).await);
-        assert!(before.keys().map(|key| key.id).eq(0..50));
-        assert!(before.range(key("acme", 10)..key("acme", 20)).map(|(key, _)| key.id).eq(10..20));
-        for id in 0..50 {
-            if id % 2 == 0 { put(&store, id, 99).await } else { delete(&store, id).await }
-        }
-        put(&store, 1000, 1).await;
-        while users.changed().await?.get(&key("acme", 1000)).is_none() {}
-        assert_eq!(ages(&users.snapshot()), stored(&store).await);
-        // The same from another thread.
-        let same = tokio::task::spawn_blocking(move || ages(&before) == copy && before.len() == 50);
-        assert!(same.await?);
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn changes_say_what_was_and_what_is() -> Outcome {
+async fn changes_have_the_old_and_the_new_value() -> Outcome {
     for (_connection, store) in stores().await {
         put(&store, 1, 10).await;
         let users = User::live_map(&store).await?;
@@ -200,43 +157,6 @@ async fn changes_say_what_was_and_what_is() -> Outcome {
         };
         assert!(format!("{change:?}").contains("user.acme.2"), "{change:?}");
         assert!(!format!("{change:?} {changes:?} {users:?}").contains("22"), "{change:?}");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_slow_reader_is_told_of_what_is_left() -> Outcome {
-    for (_connection, store) in stores().await {
-        put(&store, 1, 10).await;
-        put(&store, 2, 20).await;
-        let users = User::live_map(&store).await?;
-        let (mut slow, mut fast) = (users.changes(), users.changes());
-        for age in 11..30 {
-            put(&store, 1, age).await;
-            let (_, old, _) = told(&mut fast).await;
-            assert_eq!(old, Some(age - 1));
-        }
-        put(&store, 3, 30).await;
-        delete(&store, 3).await;
-        delete(&store, 2).await;
-        put(&store, 2, 21).await;
-        put(&store, 4, 40).await;
-        until(&users, |users| users.contains_key(&key("acme", 4))).await;
-        let mut merged = ready(&mut slow);
-        merged.sort();
-        assert_eq!(merged, [(1, Some(10), Some(29)), (2, Some(20), Some(21)), (4, None, Some(40))]);
-        assert_eq!(ages(&slow.snapshot()), stored(&store).await);
-
-        // The reader is further behind than the remembered changes.
-        delete(&store, 4).await;
-        for id in 10..1300 {
-            put(&store, id, 50).await;
-        }
-        until(&users, |users| users.contains_key(&key("acme", 1299))).await;
-        let merged = ready(&mut slow);
-        assert_eq!(merged.len(), 1 + 1290);
-        assert!(merged.contains(&(4, Some(40), None)) && merged.contains(&(10, None, Some(50))));
-        assert_eq!(ages(&slow.snapshot()), stored(&store).await);
     }
     Ok(())
 }
@@ -301,40 +221,8 @@ async fn rejected_value_never_replaces_current_value() -> Outcome {
     Ok(())
 }
 
-/// A panic in a type's own code is treated like a value that does not decode.
 #[tokio::test]
-async fn a_type_that_panics_costs_no_good_value() -> Outcome {
-    #[derive(Debug, KeyValue)]
-    struct Fragile(#[kv(key)] String, #[kv(value)] Length);
-
-    #[derive(Debug)]
-    struct Length(usize);
-
-    impl shizuku_kv::ByteDeserialize for Length {
-        fn from_bytes(bytes: &shizuku_kv::Bytes) -> Result<Self, shizuku_kv::DecodeError> {
-            assert_ne!(bytes.len(), 13);
-            Ok(Self(bytes.len()))
-        }
-    }
-
-    for (_connection, store) in stores().await {
-        store.put("fragile.1", "a").await?;
-        store.put("fragile.2", "thirteen long").await?;
-        let mut map = Fragile::live_map(&store).await?;
-        assert_eq!((map.len(), map.status().rejected), (1, 1));
-        // Keys that are strings can be looked up by a borrowed form.
-        assert!(map.contains_key("fragile.1"));
-        store.put("fragile.1", "thirteen long").await?;
-        store.put("fragile.2", "ab").await?;
-        let changed = within("a change", map.changed()).await?;
-        assert!(changed.values().map(|fragile| fragile.1.0).eq([1, 2]));
-        assert_eq!(map.rejections()[0].key, "fragile.1");
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcome {
+async fn opening_waits_for_the_state_until_its_deadline() -> Outcome {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await?;
     let store = connection.store("live_map").await?;
@@ -365,83 +253,10 @@ async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcom
     Ok(())
 }
 
+/// The status reports that a server is away, and since when. Writes of others during an outage, and
+/// while only the followers cannot reach the server, arrive in the end.
 #[tokio::test]
-async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
-    let server = NatsServer::shared();
-    let connection = connect(&server.url()).await?;
-    let store = connection.store(&unique("live_map")).await?;
-    put(&store, 1, 1).await;
-    let users = User::live_map(&store).await?;
-    let (other, mut changes, statuses) = (users.clone(), users.changes(), users.statuses());
-    assert_eq!(server.consumers(store.name()).await.len(), 1);
-    drop((users, other));
-    put(&store, 2, 2).await;
-    assert_eq!(told(&mut changes).await, (2, None, Some(2)));
-    drop(changes);
-    put(&store, 3, 3).await;
-    within("a status", statuses.next()).await.ok_or("it has ended")?;
-    assert_eq!(server.consumers(store.name()).await.len(), 1);
-    drop(statuses);
-    eventually("the consumer is gone", async || server.consumers(store.name()).await.is_empty())
-        .await;
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_closed_connection_ends_a_live_map() -> Outcome {
-    for (connection, store) in stores().await {
-        put(&store, 1, 10).await;
-        let mut users = User::live_map(&store).await?;
-        let (changes, statuses) = (users.changes(), users.statuses());
-        connection.shutdown().await?;
-        let ended = within("the end", users.changed()).await;
-        assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
-        assert!(matches!(users.status().sync_state, LiveMapSyncState::Ended { .. }), "{users:?}");
-        assert!(!users.status().is_current());
-        assert_eq!(ages(&users.snapshot()), BTreeMap::from([(1, 10)]));
-        // The end is returned for every call.
-        for _ in 0..3 {
-            assert!(within("the end", changes.next()).await.is_none());
-        }
-        within("the end", async { while statuses.next().await.is_some() {} }).await;
-        assert!(statuses.next().await.is_none());
-        assert!(users.changes().next().await.is_none());
-        assert!(matches!(
-            User::live_map(&store).await,
-            Err(KvReadError::Store(KvError::Closed { .. }))
-        ));
-    }
-    Ok(())
-}
-
-#[test]
-fn a_live_map_ends_with_its_runtime() -> Outcome {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let (own, other) = (runtime()?, runtime()?);
-    for (_connection, store) in own.block_on(stores()) {
-        own.block_on(put(&store, 1, 10));
-        let ending = runtime()?;
-        let mut users = ending.block_on(User::live_map(&store))?;
-        let changes = users.changes();
-        ending.shutdown_timeout(Duration::from_secs(10));
-        other.block_on(async {
-            assert!(matches!(
-                within("the end", users.changed()).await,
-                Err(KvError::Closed { .. })
-            ));
-            assert!(within("the end", changes.next()).await.is_none());
-        });
-        assert!(matches!(users.status().sync_state, LiveMapSyncState::Ended { .. }), "{users:?}");
-        assert_eq!(users.len(), 1);
-    }
-    Ok(())
-}
-
-/// Writes of others during an outage of the server, and while only the map cannot reach it, arrive
-/// in the end.
-#[tokio::test]
-async fn a_live_map_outlives_its_server() -> Outcome {
+async fn live_values_and_maps_outlive_their_server() -> Outcome {
     let mut server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let connection = connect(&proxy.url()).await?;
@@ -451,22 +266,36 @@ async fn a_live_map_outlives_its_server() -> Outcome {
     }
     let users = User::live_map(&store).await?;
     let mut changes = users.changes();
+    Pool { size: 1 }.write_to_anyway(&store).await?;
+    let live = Pool::live(&store).await?;
     proxy.refuse(true);
     server.kill();
     until(&users, |users| !users.status().link.is_up()).await;
-    let WatchLink::Down { since, reason, .. } = users.status().link else { panic!("{users:?}") };
-    assert!(since.elapsed().is_ok() && !reason.is_empty() && !users.status().is_current());
-    assert_eq!(users.len(), 10);
+    eventually("the value is cut off too", async || !live.status().link.is_up()).await;
+    for link in [users.status().link, live.status().link] {
+        let WatchLink::Down { since, reason, .. } = link else { panic!("{link:?}") };
+        assert!(since.elapsed().is_ok() && !reason.is_empty());
+    }
+    assert!(!users.status().is_current() && !live.status().is_current());
+    assert_eq!((users.len(), live.load().size), (10, 1));
+    // A value that is opened meanwhile begins with its default.
+    let apart = store.with_deadline(Duration::from_millis(200));
+    let mut default = Pool::live_or_default(&apart).await?;
+    assert_eq!((default.load().size, default.version()), (0, None));
+    assert!(matches!(default.status().sync_state, LiveSyncState::Unknown));
+    assert!(!default.status().link.is_up());
+    assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
     server.restart();
-    // The map is still cut off.
+    // The followers are still cut off.
     let others = connect(&server.url()).await?.store("live_map").await?;
     for id in 0..3 {
         delete(&others, id).await;
         put(&others, id + 3, 2).await;
         put(&others, id + 20, 3).await;
     }
+    Pool { size: 2 }.write_to_anyway(&others).await?;
     assert_eq!(ready(&mut changes), []);
-    assert_eq!(users.len(), 10);
+    assert_eq!((users.len(), live.load().size), (10, 1));
     proxy.refuse(false);
     until(&users, |users| users.status().is_current()).await;
     let expected = stored(&others).await;
@@ -479,13 +308,18 @@ async fn a_live_map_outlives_its_server() -> Outcome {
     assert!(seen.iter().copied().eq(gone.chain(changed).chain(new)), "{seen:?}");
     put(&others, 0, 4).await;
     assert_eq!(told(&mut changes).await, (0, None, Some(4)));
+    assert_eq!(default.changed().await?.size, 2);
+    eventually("the values are current", async || {
+        live.load().size == 2 && live.status().is_current() && default.status().is_current()
+    })
+    .await;
     Ok(())
 }
 
 /// A store that is deleted and recreated is followed again. The map has none of its earlier
 /// records, not even one with the same version now.
 #[tokio::test]
-async fn a_store_that_is_made_again_is_followed() -> Outcome {
+async fn recreated_store_is_followed() -> Outcome {
     for (connection, store) in stores().await {
         put(&store, 1, 10).await;
         put(&store, 2, 20).await;

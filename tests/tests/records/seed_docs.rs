@@ -2,12 +2,6 @@
 //! out filled in; run on every backend.
 
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
-#![allow(
     unused_imports,
     clippy::needless_borrow,
     clippy::needless_borrows_for_generic_args,
@@ -17,7 +11,7 @@
 use shizuku_kv::{Store, TypedUpdate};
 use shizuku_kv_tests::{NatsServer, unique};
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+use crate::Outcome;
 
 /// "Basic Operations".
 async fn basic_operations(store: &Store) -> Outcome {
@@ -302,11 +296,7 @@ async fn every_snippet(url: &str) -> Outcome {
 }
 
 #[tokio::test]
-async fn on_memory() -> Outcome {
-    every_snippet("memory:").await
-}
-
-#[tokio::test]
-async fn on_nats() -> Outcome {
+async fn every_snippet_runs_on_every_backend() -> Outcome {
+    every_snippet("memory:").await?;
     every_snippet(&NatsServer::shared().url()).await
 }

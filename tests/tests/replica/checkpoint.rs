@@ -1,21 +1,18 @@
 //! The committed checkpoint: never beyond the applied updates, and the start of another run.
 
-use std::time::Duration;
-
 use shizuku_kv::replica::{MemoryStorage, Replica};
 use shizuku_kv::{BatchConfig, WatchScope};
 use shizuku_kv_tests::eventually;
 
 use crate::disk::Disk;
 use crate::script::{Script, cursor};
-use crate::support::{Follower, briskly, settle, stores, told, write};
+use crate::support::{Follower, follow, settle, stores, write};
 
 #[tokio::test]
-async fn nothing_is_kept_before_apply_has_returned() {
+async fn batch_is_committed_after_apply_has_returned() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     let feed = script.accept().await;
     feed.all(1, &["a=1", "."]);
     let ask = follower.asks.next().await;
@@ -25,7 +22,7 @@ async fn nothing_is_kept_before_apply_has_returned() {
     assert_eq!((progress.applied, progress.updates, progress.caught_up), (None, 0, false));
     ask.done();
     eventually("it is kept", async || follower.monitor.progress().applied == Some(cursor(2))).await;
-    assert_eq!(disk.kept().unwrap().cursor(), cursor(2));
+    assert_eq!(disk.cursor(), Some(cursor(2)));
 
     // The same applies to changes.
     feed.all(3, &["b=1"]);
@@ -44,21 +41,14 @@ async fn nothing_is_kept_before_apply_has_returned() {
     );
 }
 
-/// The next batch is not applied before the previous one is committed, because the checkpoint could
-/// otherwise be more than one commit behind.
+/// Otherwise the checkpoint could be more than one commit behind.
 #[tokio::test]
-async fn nothing_is_applied_before_what_was_applied_is_kept() {
+async fn batch_is_applied_after_the_previous_commit() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let (open, gate) = std::sync::mpsc::channel::<()>();
-    disk.hook(move |method| {
-        if method == "commit" {
-            gate.recv_timeout(Duration::from_secs(20)).expect("the test lets it go on");
-        }
-        Ok(())
-    });
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-    let mut follower = Follower::start(replica.batch(BatchConfig::new().max_updates(1)));
+    let open = disk.gate("commit");
+    let replica = script.replica(&disk).batch(BatchConfig::new().max_updates(1));
+    let mut follower = Follower::start(replica);
     script.accept().await.all(1, &["a=1", "b=1", "."]);
     assert_eq!(follower.asks.done().await, ["a=1"]);
     eventually("it is being kept", async || disk.calls("commit") == 1).await;
@@ -67,35 +57,13 @@ async fn nothing_is_applied_before_what_was_applied_is_kept() {
     assert_eq!(follower.monitor.progress().unapplied, 1);
     open.send(()).unwrap();
     assert_eq!(follower.asks.done().await, ["b=1"]);
-    open.send(()).unwrap();
+    drop(open);
     assert_eq!(follower.asks.done().await, ["."]);
-    open.send(()).unwrap();
     assert_eq!(follower.stop().await.1, Some(cursor(3)));
 }
 
 #[tokio::test]
-async fn the_place_is_never_past_a_batch_that_failed() {
-    let mut script = Script::new();
-    let disk = Disk::new();
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-    let replica =
-        replica.batch(BatchConfig::new().max_updates(1)).retry(briskly(Default::default()));
-    let mut follower = Follower::start(replica);
-    script.accept().await.all(1, &["a=1", "b=1", "c=1", "."]);
-    assert_eq!(follower.asks.done().await, ["a=1"]);
-    for _ in 0..5 {
-        let ask = follower.asks.next().await;
-        assert_eq!(ask.told(), ["b=1"]);
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(1)));
-        ask.fail("no");
-    }
-    assert_eq!(follower.asks.up_to(".").await, ["b=1", "c=1", "."]);
-    follower.stop().await;
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(4)));
-}
-
-#[tokio::test]
-async fn another_run_of_the_same_replica_gets_what_it_missed() {
+async fn another_run_delivers_missed_updates() {
     for (_connection, store) in stores().await {
         write(&store, &["a=1", "b=1"]).await;
         let mut follower =
@@ -112,41 +80,36 @@ async fn another_run_of_the_same_replica_gets_what_it_missed() {
         write(&store, &["c=1", "b=2", "-a"]).await;
         let mut follower = Follower::start(replica);
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "b=2", "-a", "."]);
-        let progress = follower.monitor.progress();
-        assert_eq!(progress.repairs, 0);
+        assert_eq!(follower.monitor.progress().repairs, 0);
         let (_, end, _) = follower.stop().await;
         assert!(end.unwrap().position() > second.unwrap().position());
     }
 }
 
 #[tokio::test]
-async fn a_new_replica_over_the_same_storage_gets_what_it_missed() {
+async fn new_replica_of_a_storage_delivers_missed_updates() {
     for (_connection, store) in stores().await {
         write(&store, &["a=1", "b=1"]).await;
         let disk = Disk::new();
-        let replica = || Replica::new(&store, WatchScope::All).storage(disk.clone());
-        let mut follower = Follower::start(replica());
+        let mut follower = follow(&store, &disk);
         follower.asks.up_to(".").await;
         let (old, end, _) = follower.stop().await;
         drop(old);
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
+        assert_eq!(disk.cursor(), end);
         write(&store, &["c=1", "-a"]).await;
-        for told in [vec!["c=1", "-a", "."], vec!["."]] {
-            let mut follower = Follower::start(replica());
-            // It knows its progress from the start.
-            let kept = disk.kept().map(|checkpoint| checkpoint.cursor());
-            let applied = async || follower.monitor.progress().applied == kept;
-            eventually("the place is told", applied).await;
-            assert_eq!(follower.asks.up_to(".").await, told);
-            follower.stop().await;
-        }
+        let mut follower = follow(&store, &disk);
+        // It knows its progress from the start.
+        let applied = async || follower.monitor.progress().applied == end;
+        eventually("the place is told", applied).await;
+        assert_eq!(follower.asks.up_to(".").await, ["c=1", "-a", "."]);
+        follower.stop().await;
         assert_eq!(disk.words(), ["b=1", "c=1"]);
     }
 }
 
 /// From a checkpoint within the initial state, the rest of it comes.
 #[tokio::test]
-async fn a_state_that_was_cut_short_goes_on_where_it_was() {
+async fn interrupted_initial_state_resumes_at_its_checkpoint() {
     for (_connection, store) in stores().await {
         write(&store, &["a=1", "b=1", "c=1", "d=1"]).await;
         let disk = Disk::new();
@@ -165,24 +128,4 @@ async fn a_state_that_was_cut_short_goes_on_where_it_was() {
         assert_eq!(follower.monitor.progress().repairs, 0);
         follower.stop().await;
     }
-}
-
-/// The watch is opened with the committed cursor.
-#[tokio::test]
-async fn a_watch_that_broke_is_opened_again_where_the_replica_stands() {
-    let mut script = Script::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
-    let opening = script.opening().await;
-    assert_eq!((opening.from, &opening.scope), (None, &WatchScope::All));
-    let feed = opening.accept();
-    feed.all(1, &["a=1", "b=1"]).end(crate::script::away());
-    let ask = follower.asks.next().await;
-    assert_eq!(told(&ask.batch), ["a=1", "b=1"]);
-    settle().await;
-    ask.done();
-    let opening = script.opening().await;
-    assert_eq!(opening.from, Some(cursor(2)));
-    opening.accept().all(3, &["c=1", "."]);
-    assert_eq!(follower.asks.done().await, ["c=1", "."]);
-    follower.stop().await;
 }

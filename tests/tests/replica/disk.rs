@@ -3,13 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
-use shizuku_kv::{Key, KvUpdate};
+use shizuku_kv::{Key, KvUpdate, WatchCursor};
 
 use crate::support::word;
+
+/// Timeout for a method that the test blocks.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A commit that has succeeded.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +64,18 @@ impl Disk {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
+    /// Blocks each call of a method until the test sends, or drops the sender.
+    pub(crate) fn gate(&self, method: &'static str) -> Sender<()> {
+        let (open, gate) = std::sync::mpsc::channel();
+        self.hook(move |called| {
+            let waits = called == method;
+            let is_late = waits && gate.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            assert!(!is_late, "the test does not let {method} go on");
+            Ok(())
+        });
+        open
+    }
+
     /// Makes a method fail this many times.
     pub(crate) fn fail(
         &self,
@@ -85,6 +102,16 @@ impl Disk {
 
     pub(crate) fn kept(&self) -> Option<Checkpoint> {
         self.contents().checkpoint
+    }
+
+    /// Returns the cursor of the committed checkpoint.
+    pub(crate) fn cursor(&self) -> Option<WatchCursor> {
+        self.kept().map(|checkpoint| checkpoint.cursor())
+    }
+
+    /// Returns the number of clones, with this one.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.contents)
     }
 
     pub(crate) fn commits(&self) -> Vec<Commit> {

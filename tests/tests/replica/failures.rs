@@ -17,8 +17,7 @@ use crate::support::{Follower, Refused, asking, briskly, real};
 /// method of the storage.
 async fn without_checkpoint(script: &mut Script) -> Disk {
     let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     script.accept().await.all(1, &["a=1", "."]);
     follower.asks.up_to(".").await;
     follower.stop().await;
@@ -31,7 +30,7 @@ fn one() -> BatchConfig {
 }
 
 #[tokio::test]
-async fn the_same_batch_comes_again_until_it_is_applied() {
+async fn failed_batch_is_delivered_until_it_is_applied() {
     let mut script = Script::new();
     let replica = Replica::new(&script.store, WatchScope::All).batch(one());
     let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
@@ -76,14 +75,13 @@ async fn the_same_batch_comes_again_until_it_is_applied() {
 }
 
 #[tokio::test]
-async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
+async fn run_ends_after_the_allowed_attempts() {
     for (policy, attempts) in
         [(RetryPolicy::never(), 1), (RetryPolicy::attempts(1), 1), (RetryPolicy::attempts(3), 3)]
     {
         let mut script = Script::new();
         let disk = Disk::new();
-        let replica =
-            Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(one());
+        let replica = script.replica(&disk).batch(one());
         let mut follower = Follower::start(replica.retry(briskly(policy)));
         script.accept().await.all(1, &["a=1", "b=1"]);
         // The attempts at one batch do not count for the next.
@@ -108,7 +106,7 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
         let progress = monitor.progress();
         assert!(!progress.running && progress.unapplied == 0 && progress.unapplied_since.is_none());
         assert_eq!(progress.last_error.unwrap().to_string(), error.to_string());
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(1)));
+        assert_eq!(disk.cursor(), Some(cursor(1)));
 
         // Another run begins with that batch, and without the error.
         let (asker, mut asks) = asking();
@@ -125,7 +123,7 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
 /// Pauses begin with the first, double, and stay at the longest. Jitter makes them up to twice as
 /// long.
 #[tokio::test(start_paused = true)]
-async fn pauses_grow_and_begin_anew_with_each_batch() {
+async fn pauses_grow_and_start_again_with_each_batch() {
     let mut script = Script::new();
     let second = Duration::from_secs(1);
     let replica = Replica::new(&script.store, WatchScope::All).batch(one());
@@ -156,7 +154,7 @@ async fn failed_storage_call_is_retried() {
         let disk = without_checkpoint(&mut script).await;
         let before = disk.calls(method);
         disk.fail(method, 3, StorageError::retryable);
-        let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+        let replica = script.replica(&disk);
         let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
         let opening = script.opening().await;
         assert_eq!(opening.from, None);
@@ -172,12 +170,12 @@ async fn failed_storage_call_is_retried() {
         follower.stop().await;
         assert_eq!(disk.words(), ["b=1"], "{method}");
         assert!(disk.calls(method) >= before + 4, "{method}");
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(8)));
+        assert_eq!(disk.cursor(), Some(cursor(8)));
     }
 }
 
 #[tokio::test]
-async fn a_storage_that_cannot_go_on_ends_the_run() {
+async fn final_storage_error_ends_the_run() {
     let doing = [
         ("place", "looking up its place"),
         ("is_empty", "looking up its place"),
@@ -200,7 +198,7 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
             });
             let policy =
                 if kind == "passing" { RetryPolicy::attempts(3) } else { RetryPolicy::forever() };
-            let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+            let replica = script.replica(&disk);
             let mut follower = Follower::start(replica.retry(briskly(policy)));
             let monitor = follower.monitor.clone();
             if !["place", "is_empty"].contains(&method) {
@@ -242,25 +240,6 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
     }
 }
 
-#[tokio::test]
-async fn a_commit_that_failed_is_made_again_without_applying_again() {
-    let mut script = Script::new();
-    let disk = Disk::new();
-    disk.fail("commit", 5, StorageError::retryable);
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-    let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(6))));
-    script.accept().await.all(1, &["a=1", "."]);
-    // The attempts at applying and those at committing are counted separately.
-    for _ in 0..5 {
-        follower.asks.next().await.fail("no");
-    }
-    assert_eq!(follower.asks.done().await, ["a=1", "."]);
-    follower.current().await;
-    let (_, end, last) = follower.stop().await;
-    assert_eq!((end, last, disk.calls("commit")), (Some(cursor(2)), vec![], 6));
-    assert_eq!(disk.commits().len(), 1);
-}
-
 /// The retried lookup finds nothing to apply.
 #[tokio::test]
 async fn past_failure_is_forgotten_without_a_commit() {
@@ -268,7 +247,7 @@ async fn past_failure_is_forgotten_without_a_commit() {
     let disk = without_checkpoint(&mut script).await;
     disk.fail("held", 3, StorageError::retryable);
     let commits = disk.calls("commit");
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+    let replica = script.replica(&disk);
     let follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
     script.accept().await.all(1, &["a=1"]);
     let forgotten =
@@ -278,24 +257,37 @@ async fn past_failure_is_forgotten_without_a_commit() {
     follower.stop().await;
 }
 
-/// Attempts at looking up stored entries do not count as attempts at applying.
+/// The attempts at looking up, at applying and at committing are counted separately.
 #[tokio::test]
-async fn the_attempts_at_applying_are_what_is_told() {
+async fn attempts_at_one_operation_count_for_no_other() {
     let mut script = Script::new();
     let disk = without_checkpoint(&mut script).await;
-    disk.fail("held", 2, StorageError::retryable);
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-    let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(3))));
+    let mut left = [("held", 2), ("commit", 2)];
+    disk.hook(move |called| match left.iter_mut().find(|(method, _)| *method == called) {
+        Some((_, times)) if *times > 0 => {
+            *times -= 1;
+            Err(StorageError::retryable("the disk is full"))
+        }
+        _ => Ok(()),
+    });
+    let replica = script.replica(&disk).retry(briskly(RetryPolicy::attempts(3)));
+    let mut follower = Follower::start(replica);
     script.accept().await.all(7, &["b=1", "."]);
+    for _ in 0..2 {
+        assert_eq!(follower.asks.next().await.fail("no").updates().len(), 1);
+    }
+    assert_eq!(follower.asks.done().await, ["b=1"]);
+    // The failed commits were made again without another call of `apply`.
     for _ in 0..3 {
-        follower.asks.next().await.fail("no");
+        let batch = follower.asks.next().await.fail("no");
+        assert_eq!(crate::support::told(&batch), ["~a"]);
     }
     let error = follower.error().await;
     assert!(matches!(error, ReplicaError::Apply { attempts: 3, .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_panic_of_apply_is_one_of_the_run() {
+async fn panic_of_apply_is_a_panic_of_the_run() {
     let mut script = Script::new();
     let mut replica = Replica::new(&script.store, WatchScope::All);
     let monitor = replica.monitor();

@@ -12,9 +12,11 @@
 )]
 
 mod checkpoint;
+mod comparison;
 mod disk;
 mod dropping;
 mod failures;
+mod killed;
 mod limits;
 mod monitor;
 mod order;

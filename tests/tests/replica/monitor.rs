@@ -6,9 +6,8 @@ use shizuku_kv::replica::{Replica, ReplicaProgress};
 use shizuku_kv::{BatchConfig, WatchScope};
 use shizuku_kv_tests::eventually;
 
-use crate::disk::Disk;
 use crate::script::{Script, cursor};
-use crate::support::{Follower, asking, real, run_until};
+use crate::support::{Follower, real};
 
 #[tokio::test]
 async fn current_waits_until_the_state_is_applied() {
@@ -108,22 +107,4 @@ async fn monitor_shows_number_and_age_of_waiting_updates() {
     assert!(stamped(Some(SystemTime::now() - Duration::from_secs(60))) >= Duration::from_secs(60));
     // The clock was set back.
     assert_eq!(stamped(Some(SystemTime::now() + Duration::from_secs(60))), Duration::ZERO);
-}
-
-#[tokio::test]
-async fn a_run_that_was_dropped_does_not_run() {
-    let mut script = Script::new();
-    let mut replica = Replica::new(&script.store, WatchScope::All).storage(Disk::new());
-    let monitor = replica.monitor();
-    let (asker, mut asks) = asking();
-    let working = async {
-        script.accept().await.all(1, &["a=1", "."]);
-        let ask = asks.next().await;
-        assert!(monitor.progress().running && monitor.progress().unapplied == 2);
-        ask
-    };
-    run_until(&mut replica, &asker, working).await;
-    let progress = monitor.progress();
-    assert!(!progress.running && !progress.is_current());
-    assert_eq!((progress.unapplied, progress.unapplied_since), (0, None));
 }

@@ -5,16 +5,14 @@ use shizuku_kv::replica::{MemoryStorage, Replica};
 use shizuku_kv::{BatchConfig, KvUpdate, WatchScope, watch_applied};
 
 use crate::disk::Disk;
-use crate::script::{Script, cursor};
-use crate::support::{Follower, asking, stores, told, write};
+use crate::support::{Follower, asking, follow, stores, told, write};
 
 #[tokio::test]
-async fn the_state_comes_first_then_the_marker_then_every_change() {
+async fn state_precedes_the_marker_and_every_change() {
     for (_connection, store) in stores().await {
         write(&store, &["c=1", "a=1", "b=1", "c=2"]).await;
         let disk = Disk::new();
-        let mut follower =
-            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        let mut follower = follow(&store, &disk);
         assert_eq!(follower.asks.up_to(".").await, ["a=1", "b=1", "c=2", "."]);
         for n in 0..20 {
             write(&store, &[&format!("a={n}"), &format!("b={n}")]).await;
@@ -42,21 +40,6 @@ async fn empty_scope_has_marker_and_no_other_update() {
         let (_, _, last) = follower.stop().await;
         assert_eq!(last, [""; 0]);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_marker_ends_its_batch() {
-    let mut script = Script::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
-    script.accept().await.all(1, &["a=1", "b=1", ".", "c=1", "d=1"]);
-    let state = follower.asks.next().await.done();
-    assert_eq!(told(&state), ["a=1", "b=1", "."]);
-    assert!(state.is_caught_up());
-    assert_eq!(state.cursor(), Some(cursor(3)));
-    let changes = follower.asks.next().await.done();
-    assert_eq!(told(&changes), ["c=1", "d=1"]);
-    assert!(!changes.is_caught_up());
-    assert_eq!(changes.cursor(), Some(cursor(5)));
 }
 
 #[tokio::test]
@@ -93,7 +76,7 @@ fn position(batch: &shizuku_kv::replica::Batch) -> u64 {
 }
 
 #[tokio::test]
-async fn the_short_form_does_the_same() {
+async fn watch_applied_runs_a_replica() {
     for (_connection, store) in stores().await {
         write(&store, &["in.a=1", "out.a=1"]).await;
         let (disk, stop) = (Disk::new(), CancellationToken::new());
@@ -117,7 +100,7 @@ async fn the_short_form_does_the_same() {
         let (end, last) = tokio::join!(run, test);
         assert_eq!(end.unwrap(), last);
         assert_eq!(disk.words(), ["in.a=1"]);
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), last);
+        assert_eq!(disk.cursor(), last);
     }
 }
 

@@ -9,18 +9,17 @@ use tokio::time::Instant;
 
 use crate::disk::Disk;
 use crate::script::{Script, away, cursor};
-use crate::support::{Follower, stores, write};
+use crate::support::{Ask, Follower, follow, stores, write};
 
 #[tokio::test]
-async fn it_ends_when_the_store_is_deleted() {
+async fn deleted_store_ends_the_run() {
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
         let connection = connect(&url).await.unwrap();
         let name = unique("deleted");
         let store = connection.store(&name).await.unwrap();
         write(&store, &["a=1"]).await;
         let disk = Disk::new();
-        let mut follower =
-            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        let mut follower = follow(&store, &disk);
         follower.asks.up_to(".").await;
         connection.delete_store(&name).await.unwrap();
         let monitor = follower.monitor.clone();
@@ -35,7 +34,7 @@ async fn it_ends_when_the_store_is_deleted() {
         ));
         // The applied updates are committed, and the monitor reports that.
         assert_eq!(disk.words(), ["a=1"]);
-        assert_eq!(progress.applied, disk.kept().map(|checkpoint| checkpoint.cursor()));
+        assert_eq!(progress.applied, disk.cursor());
         // A new run has nothing to start with either.
         let apply = async |_| -> Result<(), crate::support::Refused> { panic!("nothing comes") };
         let error = replica.run(apply).await.unwrap_err();
@@ -44,7 +43,7 @@ async fn it_ends_when_the_store_is_deleted() {
 }
 
 #[tokio::test]
-async fn it_ends_when_the_connection_is_shut_down() {
+async fn shut_down_connection_ends_the_run() {
     for (connection, store) in stores().await {
         write(&store, &["a=1"]).await;
         let mut follower = Follower::start(Replica::new(&store, WatchScope::All));
@@ -60,8 +59,7 @@ async fn it_ends_when_the_connection_is_shut_down() {
 async fn updates_before_end_of_watch_are_applied() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     let feed = script.accept().await;
     feed.all(1, &["a=1"]).end(KvError::store_not_found("script"));
     let ask = follower.asks.next().await;
@@ -70,7 +68,7 @@ async fn updates_before_end_of_watch_are_applied() {
     ask.done();
     let error = follower.error().await;
     assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(1)));
+    assert_eq!(disk.cursor(), Some(cursor(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +91,7 @@ async fn permanent_error_ends_run_and_transient_one_does_not() {
 
 /// A watch reports why it ends. One without an error has nothing more to deliver.
 #[tokio::test]
-async fn a_watch_that_ends_without_a_word_is_closed() {
+async fn watch_that_ends_without_an_error_is_closed() {
     let mut script = Script::new();
     let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
     script.opening().await.with(Watch::new(futures_util::stream::empty()));
@@ -106,7 +104,7 @@ async fn a_watch_that_ends_without_a_word_is_closed() {
 
 /// A watch that delivers nothing does not reset the pauses.
 #[tokio::test(start_paused = true)]
-async fn pauses_grow_until_a_watch_brings_something() {
+async fn pauses_grow_until_a_watch_delivers() {
     let mut script = Script::new();
     let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
     let feed = script.accept().await;
@@ -136,7 +134,7 @@ async fn pauses_grow_until_a_watch_brings_something() {
 
 /// The link of a watch is reported as it changes, and while no watch can be opened.
 #[tokio::test]
-async fn it_tells_whether_the_store_is_heard_from() {
+async fn monitor_reports_the_link_of_the_store() {
     let mut script = Script::new();
     let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
     let opening = script.opening().await;
@@ -184,13 +182,46 @@ async fn it_tells_whether_the_store_is_heard_from() {
     follower.stop().await;
 }
 
+/// Nothing can be applied meanwhile, so the loss would not be reported before the batch is done.
+#[tokio::test]
+async fn link_is_down_while_apply_or_commit_is_stuck() {
+    for stuck in ["apply", "commit"] {
+        let mut script = Script::new();
+        let disk = Disk::new();
+        let open = disk.gate("commit");
+        let mut follower = script.follow(&disk);
+        let opening = script.opening().await;
+        assert_eq!((opening.from, &opening.scope), (None, &WatchScope::All));
+        let feed = opening.accept();
+        feed.all(1, &["a=1", "b=1"]);
+        let mut ask = Some(follower.asks.next().await);
+        assert!(follower.monitor.progress().link.is_up(), "{stuck}");
+        if stuck == "commit" {
+            drop(ask.take().map(Ask::done));
+            eventually("it is being kept", async || disk.calls("commit") == 1).await;
+        }
+        feed.end(away());
+        let down = async || !follower.monitor.progress().link.is_up();
+        eventually(&format!("the link is down while {stuck} is stuck"), down).await;
+        assert_eq!(disk.kept(), None, "{stuck}");
+        drop(ask.map(Ask::done));
+        drop(open);
+        // The watch is opened again at the committed cursor.
+        let opening = script.opening().await;
+        assert_eq!(opening.from, Some(cursor(2)), "{stuck}");
+        opening.accept().all(3, &["c=1", "."]);
+        assert_eq!(follower.asks.done().await, ["c=1", "."], "{stuck}");
+        follower.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn killed_server_is_awaited_and_no_update_is_lost() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("b").await.unwrap();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+    let mut follower = follow(&store, &disk);
     follower.asks.up_to(".").await;
     let mut expected = Vec::new();
     let mut all = Vec::new();
@@ -213,6 +244,6 @@ async fn killed_server_is_awaited_and_no_update_is_lost() {
     assert_eq!(all, expected);
     assert_eq!(follower.monitor.progress().repairs, 0);
     let (_, end, _) = follower.stop().await;
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
+    assert_eq!(disk.cursor(), end);
     assert_eq!(disk.words().len(), 6);
 }

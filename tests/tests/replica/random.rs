@@ -9,33 +9,28 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shizuku_kv::replica::CancellationToken;
-use shizuku_kv::replica::{
-    Batch, Checkpoint, Replica, ReplicaStorage, RetryPolicy, StorageError, StoredVersion,
-};
+use shizuku_kv::replica::{Batch, Replica, RetryPolicy, StorageError};
 use shizuku_kv::{
-    BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect,
+    BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchCursor, WatchScope,
+    connect,
 };
 use shizuku_kv_tests::{Random, is_long, number, seed};
-use tokio::sync::OwnedMutexGuard;
 
-use crate::support::Refused;
+use crate::disk::Disk;
+use crate::support::{Refused, word};
 
-/// The content of the copy and its storage, and their invariants.
+/// The content of the copy, and the invariants of its checkpoints.
 #[derive(Debug, Default)]
 struct World {
-    /// The state that `apply` has built.
-    applied: BTreeMap<Key, Vec<u8>>,
+    /// The state that `apply` has built: `key=value`, by key.
+    applied: BTreeMap<Key, String>,
     /// The newest applied version of each key, in this incarnation of the store.
     versions: HashMap<Key, u64>,
-    stored: BTreeMap<Key, (StoredVersion, Vec<u8>)>,
-    checkpoint: Option<Checkpoint>,
-    /// The writes to this incarnation of the store, by version: the key, and the value if there is
-    /// one.
-    written: BTreeMap<u64, (Key, Option<Vec<u8>>)>,
+    /// The writes to this incarnation of the store, by version: the key, and whether it was put.
+    written: BTreeMap<u64, (Key, bool)>,
     /// Keys that are being written, and whose value may be in the store already.
     writing: HashSet<Key>,
     incarnation: Option<[u8; 16]>,
-    commits: usize,
     trouble: Option<String>,
 }
 
@@ -43,35 +38,32 @@ impl World {
     fn apply(&mut self, updates: &[KvUpdate]) {
         for update in updates {
             let Some(entry) = update.entry() else { continue };
-            if entry.operation == KvOperation::Vanished {
-                self.applied.remove(&entry.key);
-                self.versions.remove(&entry.key);
-                continue;
-            }
             if entry.is_tombstone() {
                 self.applied.remove(&entry.key);
             } else {
-                self.applied.insert(entry.key.clone(), entry.value.to_vec());
+                self.applied.insert(entry.key.clone(), word(update));
             }
-            self.versions.insert(entry.key.clone(), entry.version.as_u64().expect("a number"));
+            if entry.operation == KvOperation::Vanished {
+                self.versions.remove(&entry.key);
+            } else {
+                self.versions.insert(entry.key.clone(), entry.version.as_u64().expect("a number"));
+            }
         }
     }
 
-    /// Checks that a checkpoint being committed covers only applied updates. The last write of each
-    /// key up to it was applied, or a newer one is still to come.
-    fn check(&mut self, checkpoint: &Checkpoint) {
-        let cursor = checkpoint.cursor();
-        if self.incarnation != Some(*cursor.incarnation()) {
-            // The checkpoint belongs to a deleted store, but the writers' book is that of the new
-            // one.
+    /// Checks that a committed checkpoint covers only applied updates. The last write of each key
+    /// up to it was applied, or a newer one is still to come.
+    fn check(&mut self, cursor: Option<WatchCursor>) {
+        let Some(cursor) = cursor.filter(|it| self.incarnation == Some(*it.incarnation())) else {
+            // A checkpoint of a deleted store, but the writers' book is that of the new one.
             return;
-        }
+        };
         let newest: HashMap<&Key, u64> =
             self.written.iter().map(|(version, (key, _))| (key, *version)).collect();
         let missing = newest.into_iter().find(|(key, version)| {
             let is_covered = *version <= cursor.position() && !self.writing.contains(*key);
             let applied = self.versions.get(*key).copied().unwrap_or_default();
-            let was_put = self.written.get(version).is_some_and(|(_, value)| value.is_some());
+            let was_put = self.written.get(version).is_some_and(|(_, was_put)| *was_put);
             // Only the effect of a deletion counts, because a resync may have found it.
             is_covered && applied < *version && (was_put || self.applied.contains_key(*key))
         });
@@ -80,72 +72,6 @@ impl World {
                 format!("kept {}, but {version} of {key} was not applied", cursor.position());
             self.trouble.get_or_insert(trouble);
         }
-    }
-}
-
-/// An open storage. Only one is open at a time.
-struct Storage {
-    world: Arc<Mutex<World>>,
-    random: Arc<Mutex<Random>>,
-    _alone: OwnedMutexGuard<()>,
-}
-
-impl Storage {
-    fn may_fail(&self) -> Result<(), StorageError> {
-        if self.random.lock().unwrap().once_in(40) {
-            return Err(StorageError::retryable("by chance"));
-        }
-        Ok(())
-    }
-}
-
-impl ReplicaStorage for Storage {
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
-        self.may_fail()?;
-        Ok(self.world.lock().unwrap().checkpoint)
-    }
-
-    fn is_empty(&self) -> Result<bool, StorageError> {
-        self.may_fail()?;
-        Ok(self.world.lock().unwrap().stored.is_empty())
-    }
-
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
-        self.may_fail()?;
-        let world = self.world.lock().unwrap();
-        Ok(keys.iter().map(|key| world.stored.get(key).map(|(held, _)| *held)).collect())
-    }
-
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
-        let world = self.world.lock().unwrap();
-        world.stored.iter().for_each(|(key, (held, _))| visit(key, *held));
-        drop(world);
-        self.may_fail()
-    }
-
-    fn commit(
-        &mut self,
-        changes: &[KvUpdate],
-        checkpoint: Option<&Checkpoint>,
-    ) -> Result<(), StorageError> {
-        self.may_fail()?;
-        let mut world = self.world.lock().unwrap();
-        for change in changes {
-            match change {
-                KvUpdate::Put(entry) => {
-                    let held = StoredVersion::new(entry.version, entry.created);
-                    world.stored.insert(entry.key.clone(), (held, entry.value.to_vec()));
-                }
-                KvUpdate::Delete(entry) => drop(world.stored.remove(&entry.key)),
-                _ => {}
-            }
-        }
-        world.checkpoint = checkpoint.copied();
-        world.commits += 1;
-        if let Some(checkpoint) = checkpoint {
-            world.check(checkpoint);
-        }
-        Ok(())
     }
 }
 
@@ -163,15 +89,14 @@ async fn step(
     let _alone = book.lock().await;
     let key = key(random);
     world.lock().unwrap().writing.insert(key.clone());
-    let (version, value) = if random.once_in(3) {
-        (store.delete(key.clone()).await.unwrap(), None)
-    } else {
-        let value = random.number().to_string().into_bytes();
-        (store.put(key.clone(), value.clone()).await.unwrap(), Some(value))
+    let is_put = !random.once_in(3);
+    let version = match is_put {
+        true => store.put(key.clone(), random.number().to_string()).await.unwrap(),
+        false => store.delete(key.clone()).await.unwrap(),
     };
     let mut world = world.lock().unwrap();
     world.writing.remove(&key);
-    world.written.insert(version.as_u64().unwrap(), (key, value));
+    world.written.insert(version.as_u64().unwrap(), (key, is_put));
 }
 
 async fn incarnation(store: &Store) -> [u8; 16] {
@@ -186,18 +111,25 @@ async fn round(seed: u64, rounds: u64) {
     let mut store = connection.store("random").await.unwrap();
     let world = Arc::new(Mutex::new(World::default()));
     world.lock().unwrap().incarnation = Some(incarnation(&store).await);
-    let (lock, faults) = (
-        Arc::new(tokio::sync::Mutex::new(())),
-        Arc::new(Mutex::new(Random::from_seed(random.number()))),
-    );
-    let open = async || {
-        let _alone = Arc::clone(&lock).lock_owned().await;
-        Storage { world: Arc::clone(&world), random: Arc::clone(&faults), _alone }
+    let disk = Disk::new();
+    let mut faults = Random::from_seed(random.number());
+    disk.hook(move |_| match faults.once_in(40) {
+        true => Err(StorageError::retryable("by chance")),
+        false => Ok(()),
+    });
+    // Only one replica has the storage at a time.
+    let closed = async || {
+        while disk.handles() > 1 {
+            tokio::task::yield_now().await;
+        }
     };
     let chance = Arc::new(Mutex::new(Random::from_seed(random.number())));
     let apply = || {
         let (world, chance) = (Arc::clone(&world), Arc::clone(&chance));
+        let disk = &disk;
         move |batch: Batch| {
+            // The commit of the previous batch has ended.
+            world.lock().unwrap().check(disk.cursor());
             let (world, chance) = (Arc::clone(&world), Arc::clone(&chance));
             async move {
                 let (fails, waits) = {
@@ -222,8 +154,9 @@ async fn round(seed: u64, rounds: u64) {
             .max_updates(1 + usize::try_from(random.below(6)).unwrap())
             .window(moment * u32::try_from(random.below(2)).unwrap());
         let stop = CancellationToken::new();
+        closed().await;
         let mut replica = Replica::new(&store, WatchScope::All)
-            .storage(open().await)
+            .storage(disk.clone())
             .batch(batch)
             .retry(RetryPolicy::forever().pauses(moment, moment))
             .stop_on(stop.clone());
@@ -256,11 +189,7 @@ async fn round(seed: u64, rounds: u64) {
                 work.await;
                 let marker = Key::new("key.last").unwrap();
                 let version = store.put(marker.clone(), "x").await.unwrap();
-                world
-                    .lock()
-                    .unwrap()
-                    .written
-                    .insert(version.as_u64().unwrap(), (marker, Some(b"x".to_vec())));
+                world.lock().unwrap().written.insert(version.as_u64().unwrap(), (marker, true));
                 let there = |progress: &shizuku_kv::replica::ReplicaProgress| {
                     let applied = progress.applied.map(|cursor| cursor.position());
                     progress.is_current() && applied >= version.as_u64()
@@ -287,8 +216,8 @@ async fn round(seed: u64, rounds: u64) {
         }
         if random.once_in(5) && !is_last {
             drop(replica);
-            let _closed = open().await;
-            made_again(&*connection, &mut store, &world).await;
+            closed().await;
+            recreate(&*connection, &mut store, &world, &disk).await;
         }
         // Writes while the replica does not run.
         if !is_last {
@@ -298,33 +227,33 @@ async fn round(seed: u64, rounds: u64) {
             }
         }
     }
-    let there: BTreeMap<Key, Vec<u8>> = store
-        .scan(WatchScope::All)
-        .try_collect()
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|entry| (entry.key, entry.value.to_vec()))
-        .collect();
-    let world = world.lock().unwrap();
+    let there = store.scan(WatchScope::All).try_collect().await.unwrap().into_iter();
+    let there: BTreeMap<Key, String> =
+        there.map(|entry| (entry.key.clone(), word(&KvUpdate::Put(entry)))).collect();
+    let mut world = world.lock().unwrap();
+    world.check(disk.cursor());
     assert_eq!(world.trouble, None, "seed {seed}");
-    let stored: BTreeMap<_, _> =
-        world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
-    assert_eq!(stored, there, "seed {seed}: the storage is not as the store is");
+    let words: Vec<String> = there.values().cloned().collect();
+    assert_eq!(disk.words(), words, "seed {seed}: the storage is not as the store is");
     assert_eq!(world.applied, there, "seed {seed}: what was applied is not as the store is");
-    assert!(world.commits > 0);
 }
 
 /// Deletes and recreates the store. A copy in memory ends with a crash and is rebuilt from its
 /// storage, as the documentation requires for copies that outlive a bucket.
-async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mutex<World>) {
+async fn recreate(
+    connection: &dyn Connection,
+    store: &mut Store,
+    world: &Mutex<World>,
+    disk: &Disk,
+) {
     connection.delete_store("random").await.unwrap();
     assert!(matches!(store.get("key.0").await, Err(KvError::StoreNotFound { .. })));
     *store = connection.store("random").await.unwrap();
     let incarnation = incarnation(store).await;
     let mut world = world.lock().unwrap();
-    world.applied =
-        world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+    let words = disk.words().into_iter();
+    let by_key = |word: String| (Key::new(word.split('=').next().unwrap()).unwrap(), word);
+    world.applied = words.map(by_key).collect();
     world.versions.clear();
     world.written.clear();
     world.writing.clear();
@@ -332,7 +261,7 @@ async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mute
 }
 
 #[tokio::test]
-async fn at_random() {
+async fn random_writes_failures_and_crashes_converge() {
     let first = seed();
     // A given seed is repeated alone.
     let rounds = match number::<u64>("SHIZUKU_SEED") {

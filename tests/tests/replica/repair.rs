@@ -1,18 +1,16 @@
 //! Resyncs: vanished keys are dropped, known entries do not come again, and no checkpoint is
 //! committed before the end.
 
-use shizuku_kv::replica::{MemoryStorage, Replica, RetryPolicy, StorageError};
-use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken, WatchScope};
-use shizuku_kv_tests::eventually;
+use shizuku_kv::replica::{Replica, RetryPolicy, StorageError};
+use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken};
 
 use crate::disk::Disk;
 use crate::script::{Feed, Script, away, cursor, expired};
-use crate::support::{Follower, briskly, settle, sorted, told};
+use crate::support::{Follower, briskly, sorted, told};
 
 /// Returns a replica that holds the entries of `words`, up to a position.
 async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Disk> {
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(disk);
     script.accept().await.all(1, words).say(90, ".");
     follower.asks.up_to(".").await;
     let (replica, end, _) = follower.stop().await;
@@ -71,24 +69,53 @@ async fn vanished_keys_come_before_marker_and_later_updates() {
 }
 
 #[tokio::test]
-async fn resync_delivers_no_known_entry() {
-    let mut script = Script::new();
-    let disk = Disk::new();
-    let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
-    let before = replica.monitor().progress().updates;
-    let (mut follower, feed) =
-        repairing(&mut script, replica.batch(BatchConfig::new().max_updates(1))).await;
-    feed.all(1, &["a=1", "b=1"]).say(95, ".");
-    assert_eq!(follower.asks.done().await, ["."]);
-    follower.current().await;
-    assert_eq!(follower.monitor.progress().updates, before);
-    assert_eq!(follower.stop().await.1, Some(cursor(95)));
-    assert_eq!(disk.words(), ["a=1", "b=1"]);
+async fn resync_delivers_the_differences() {
+    // The held entries, the state with its positions, the delivered updates, and the entries that
+    // are held afterwards.
+    type Row<'a> = (&'a [&'a str], &'a [(u64, &'a str)], &'a [&'a str], &'a [&'a str]);
+    let rows: [Row<'_>; 3] = [
+        (&["a=1", "b=1"], &[(1, "a=1"), (2, "b=1")], &["."], &["a=1", "b=1"]),
+        // A server that is behind may show an older value before the held one.
+        (
+            &["x=1", "a=2", "b=2"],
+            &[(1, "a=1"), (2, "a=2"), (1, "-b"), (3, "b=2")],
+            &["a=1", "a=2", "-b", "b=2", "~x", "."],
+            &["a=2", "b=2"],
+        ),
+        // Tombstones come, even of keys that are not held, because a crash may have come between
+        // applying and committing.
+        (
+            &["a=1", "b=1"],
+            &[(91, "-a"), (92, "-unknown"), (93, "b=2")],
+            &["-a", "-unknown", "b=2", "."],
+            &["b=2"],
+        ),
+    ];
+    for (max, (held, state, told, left)) in
+        [1, 100].into_iter().flat_map(|max| rows.map(|row| (max, row)))
+    {
+        let mut script = Script::new();
+        let disk = Disk::new();
+        let replica = holding(&mut script, &disk, held).await;
+        let before = replica.monitor().progress().updates;
+        let (mut follower, feed) =
+            repairing(&mut script, replica.batch(BatchConfig::new().max_updates(max))).await;
+        for (position, word) in state {
+            feed.say(*position, word);
+        }
+        feed.say(95, ".");
+        assert_eq!(follower.asks.up_to(".").await, told, "{state:?}");
+        follower.current().await;
+        let updates = follower.monitor.progress().updates - before;
+        assert_eq!(updates, told.len() as u64 - 1, "{state:?}");
+        assert_eq!(follower.stop().await.1, Some(cursor(95)), "{state:?}");
+        assert_eq!(disk.words(), left, "{state:?}");
+    }
 }
 
 /// A recreated store counts from the start: the same version at another time is another value.
 #[tokio::test]
-async fn the_same_version_of_another_time_is_news() {
+async fn same_version_of_another_time_is_news() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
@@ -105,25 +132,8 @@ async fn the_same_version_of_another_time_is_news() {
     assert_eq!(disk.words(), ["a=2"]);
 }
 
-/// A server that is behind may show an older value before the held one.
-#[tokio::test]
-async fn held_entry_is_delivered_again_after_older_one() {
-    for max in [1, 100] {
-        let mut script = Script::new();
-        let disk = Disk::new();
-        let replica = holding(&mut script, &disk, &["x=1", "a=2", "b=2"]).await;
-        let (mut follower, feed) =
-            repairing(&mut script, replica.batch(BatchConfig::new().max_updates(max))).await;
-        feed.say(1, "a=1").say(2, "a=2").say(1, "-b").say(3, "b=2").say(95, ".");
-        let told = follower.asks.up_to(".").await;
-        assert_eq!(told, ["a=1", "a=2", "-b", "b=2", "~x", "."], "{max}");
-        follower.stop().await;
-        assert_eq!(disk.words(), ["a=2", "b=2"]);
-    }
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_repair_that_was_cut_short_begins_anew() {
+async fn interrupted_resync_begins_again() {
     let one = BatchConfig::new().max_updates(1);
     for how in ["outage", "expiry", "crash", "stop"] {
         // Interrupts within the state, after it, after one of two vanished keys, and after both.
@@ -145,8 +155,7 @@ async fn a_repair_that_was_cut_short_begins_anew() {
             let mut follower = match how {
                 "crash" => {
                     follower.crash().await;
-                    let replica =
-                        Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+                    let replica = script.replica(&disk);
                     Follower::start(replica.batch(one).retry(briskly(RetryPolicy::forever())))
                 }
                 "stop" => {
@@ -191,19 +200,31 @@ async fn a_repair_that_was_cut_short_begins_anew() {
             follower.stop().await;
             assert_eq!(again, 0, "{how} {far}: {told:?}, then {last:?}");
             assert_eq!(disk.words(), ["a=1", "c=2"], "{how} {far}");
-            assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(101)));
+            assert_eq!(disk.cursor(), Some(cursor(101)));
         }
     }
 }
 
 #[tokio::test]
-async fn without_a_place_but_with_something_held_it_repairs_itself() {
+async fn resync_stopped_before_its_state_has_no_cursor() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1"]).await;
+    let follower = Follower::start(replica);
+    script.opening().await.refuse(expired());
+    let pending = script.opening().await;
+    assert_eq!(follower.monitor.progress().applied, None);
+    assert_eq!(follower.stop().await.1, None);
+    drop(pending);
+}
+
+#[tokio::test]
+async fn held_entries_without_a_checkpoint_are_resynced() {
     let mut script = Script::new();
     let disk = Disk::new();
     drop(holding(&mut script, &disk, &["a=1", "b=1"]).await);
     disk.lose_place();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
     opening.accept().say(2, "b=1").say(95, ".");
@@ -214,11 +235,10 @@ async fn without_a_place_but_with_something_held_it_repairs_itself() {
 
 /// A cursor of a running watch can expire too.
 #[tokio::test]
-async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
+async fn expiry_of_a_running_watch_causes_a_resync() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     script.accept().await.all(1, &["a=1", "b=1", ".", "c=1"]).end(expired());
     // Collected updates are applied first.
     assert_eq!(follower.asks.up_to("c=1").await, ["a=1", "b=1", ".", "c=1"]);
@@ -233,13 +253,11 @@ async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
     assert_eq!(disk.words(), ["b=1"]);
 }
 
-/// A replica that holds nothing has nothing to resync.
 #[tokio::test]
-async fn a_replica_that_holds_nothing_begins_anew() {
+async fn empty_replica_needs_no_resync() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower = script.follow(&disk);
     let feed = script.accept().await;
     feed.all(1, &["a=1", "-a", "."]);
     follower.asks.up_to(".").await;
@@ -255,7 +273,7 @@ async fn a_replica_that_holds_nothing_begins_anew() {
 
 /// A resync counts once, however often its watch has to be opened.
 #[tokio::test(start_paused = true)]
-async fn a_repair_is_counted_when_the_state_is_taken() {
+async fn resync_is_counted_when_its_watch_is_open() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1"]).await;
@@ -273,69 +291,12 @@ async fn a_repair_is_counted_when_the_state_is_taken() {
     follower.stop().await;
 }
 
-/// A key that is deleted and written again while the state is read is present.
-#[tokio::test]
-async fn tombstones_in_the_state_are_told() {
-    let mut script = Script::new();
-    let disk = Disk::new();
-    let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
-    let (mut follower, feed) = repairing(&mut script, replica).await;
-    // This includes keys that are not held, because a crash may have come between applying and
-    // committing.
-    feed.all(91, &["-a", "-unknown", "b=2", "."]);
-    assert_eq!(follower.asks.up_to(".").await, ["-a", "-unknown", "b=2", "."]);
-    settle().await;
-    eventually("it is kept", async || disk.words() == ["b=2"]).await;
-    follower.stop().await;
-}
-
-/// The storage that keeps no values has enough data for a resync.
-#[tokio::test]
-async fn a_replica_with_its_storage_in_memory_repairs_itself() {
-    let mut script = Script::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(MemoryStorage::new()));
-    script.accept().await.all(1, &["a=1", "b=1", "c=1", "d=1", "-d", "."]);
-    follower.asks.up_to(".").await;
-    let (replica, end, _) = follower.stop().await;
-    let mut follower = Follower::start(replica);
-    let opening = script.opening().await;
-    assert_eq!(opening.from, end);
-    opening.refuse(expired());
-    script.accept().await.say(1, "a=1").say(10, "b=2").say(11, ".");
-    assert_eq!(follower.asks.up_to(".").await, ["b=2", "~c", "."]);
-    let (replica, end, _) = follower.stop().await;
-
-    // During a resync the storage has no checkpoint.
-    let mut follower = Follower::start(replica.batch(BatchConfig::new().max_updates(1)));
-    let opening = script.opening().await;
-    assert_eq!(opening.from, end);
-    opening.refuse(expired());
-    let feed = script.accept().await;
-    feed.say(12, "b=3");
-    follower.asks.up_to("b=3").await;
-    let applied = async || follower.monitor.progress().unapplied == 0;
-    eventually("it is kept", applied).await;
-    let (replica, end, _) = follower.stop().await;
-    assert_eq!(end, None);
-    let mut follower = Follower::start(replica);
-    let opening = script.opening().await;
-    assert_eq!(opening.from, None);
-    opening.accept().say(12, "b=3").say(13, ".");
-    assert_eq!(follower.asks.up_to(".").await, ["~a", "."]);
-    follower.stop().await;
-}
-
 /// `apply` has these keys, and the storage never had them.
 #[tokio::test]
 async fn applied_but_uncommitted_key_vanishes_too() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(
-        Replica::new(&script.store, WatchScope::All)
-            .storage(disk.clone())
-            .retry(RetryPolicy::never()),
-    );
+    let mut follower = Follower::start(script.replica(&disk).retry(RetryPolicy::never()));
     let feed = script.accept().await;
     // The first batch fails, perhaps after half of it was applied. The second is applied, but not
     // committed.

@@ -1,29 +1,13 @@
 //! Resyncs on the backends: the causes of an expired cursor there, and the reaction of a replica.
 
-use std::sync::Arc;
-
-use shizuku_kv::replica::Replica;
-use shizuku_kv::{Connection, Store, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv::Store;
 
 use crate::disk::Disk;
-use crate::support::{Follower, sorted, told, write};
-
-/// Returns every backend, and the name of the store.
-async fn stores() -> Vec<(Arc<dyn Connection>, String, Store)> {
-    let mut stores = Vec::new();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let connection = connect(&url).await.unwrap();
-        let name = unique("repair");
-        let store = connection.store(&name).await.unwrap();
-        stores.push((connection, name, store));
-    }
-    stores
-}
+use crate::support::{follow, sorted, stores, write};
 
 /// Runs a replica until it is caught up, and returns its updates.
 async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
-    let mut follower = Follower::start(Replica::new(store, WatchScope::All).storage(disk.clone()));
+    let mut follower = follow(store, disk);
     let told = follower.asks.up_to(".").await;
     let monitor = follower.monitor.clone();
     let (_, _, last) = follower.stop().await;
@@ -32,13 +16,13 @@ async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
 }
 
 #[tokio::test]
-async fn a_bucket_that_was_made_again_is_taken_anew() {
-    for (connection, name, store) in stores().await {
+async fn recreated_bucket_is_resynced() {
+    for (connection, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1", "c=1"]).await;
         catch_up(&store, &disk).await;
-        connection.delete_store(&name).await.unwrap();
-        let again = connection.store(&name).await.unwrap();
+        connection.delete_store(store.name()).await.unwrap();
+        let again = connection.store(store.name()).await.unwrap();
         // The same key has the same version, with the same and with another value.
         write(&again, &["a=1", "b=2"]).await;
         let (told, repairs) = catch_up(&again, &disk).await;
@@ -50,7 +34,7 @@ async fn a_bucket_that_was_made_again_is_taken_anew() {
 
 #[tokio::test]
 async fn resync_of_compacted_bucket_delivers_changes_only() {
-    for (_connection, _, store) in stores().await {
+    for (_connection, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1", "key=1"]).await;
         catch_up(&store, &disk).await;
@@ -78,8 +62,8 @@ async fn resync_of_compacted_bucket_delivers_changes_only() {
 }
 
 #[tokio::test]
-async fn a_purged_history_and_a_deleted_key_are_told() {
-    for (_connection, _, store) in stores().await {
+async fn purged_and_deleted_keys_are_delivered() {
+    for (_connection, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1", "c=1"]).await;
         catch_up(&store, &disk).await;
@@ -88,33 +72,5 @@ async fn a_purged_history_and_a_deleted_key_are_told() {
         let (told, repairs) = catch_up(&store, &disk).await;
         assert_eq!((told, repairs), (vec!["-a".into(), "-b".into(), ".".into()], 0));
         assert_eq!(disk.words(), ["c=1"]);
-    }
-}
-
-/// The same while the replica follows the store.
-#[tokio::test]
-async fn keys_missing_in_recreated_bucket_vanish_first() {
-    for (connection, name, store) in stores().await {
-        let disk = Disk::new();
-        write(&store, &["a=1", "b=1"]).await;
-        let mut follower =
-            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
-        follower.asks.up_to(".").await;
-        let (_, end, _) = follower.stop().await;
-        connection.delete_store(&name).await.unwrap();
-        let again = connection.store(&name).await.unwrap();
-        write(&again, &["c=1"]).await;
-        let mut follower =
-            Follower::start(Replica::new(&again, WatchScope::All).storage(disk.clone()));
-        assert_eq!(follower.asks.done().await, ["c=1"]);
-        let ask = follower.asks.next().await;
-        assert_eq!(sorted(ask.told()), ["~a", "~b"]);
-        // While that is applied, one of them is written again.
-        write(&again, &["a=2"]).await;
-        assert_eq!(told(&ask.done()).len(), 2);
-        assert_eq!(follower.asks.up_to("a=2").await, [".", "a=2"]);
-        let (_, new, _) = follower.stop().await;
-        assert_ne!(end.unwrap().incarnation(), new.unwrap().incarnation());
-        assert_eq!(disk.words(), ["a=2", "c=1"]);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{FutureExt, stream};
+use shizuku_kv::replica::Replica;
 use shizuku_kv::{
     Connection, Key, KvEntry, KvError, KvOperation, KvResult, KvStream, KvUpdate, MemoryConnection,
     Store, StoreFigures, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
@@ -15,7 +16,8 @@ use shizuku_kv_tests::faulty::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::support::real;
+use crate::disk::Disk;
+use crate::support::{Follower, follow, real};
 
 /// A request for a watch.
 pub(crate) struct Opening {
@@ -199,6 +201,16 @@ impl Script {
         let store = memory.store("script").now_or_never().expect("memory answers at once").unwrap();
         let store = FaultyStore::over(&store, &Arc::new(Scripted(sender, Arc::clone(&contents))));
         Self { store: store.with_deadline(Duration::from_secs(3600)), contents, openings }
+    }
+
+    /// Returns a replica of all keys, which keeps its entries on a disk.
+    pub(crate) fn replica(&self, disk: &Disk) -> Replica<Disk> {
+        Replica::new(&self.store, WatchScope::All).storage(disk.clone())
+    }
+
+    /// Starts such a replica.
+    pub(crate) fn follow(&self, disk: &Disk) -> Follower<Disk> {
+        follow(&self.store, disk)
     }
 
     /// Returns the next requested watch.

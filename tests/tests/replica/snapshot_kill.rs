@@ -4,85 +4,37 @@
 //! The test starts its own executable as that process. `SHIZUKU_LONG=1` kills it more often;
 //! `SHIZUKU_SEED=n` repeats the moments of a run as far as a machine repeats anything.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bytes::Bytes;
 use shizuku_kv::snapshot::{
     Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
 };
-use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
 use shizuku_kv_tests::{Random, is_long, rerun, seed};
+
+use crate::killed::{Model, acknowledge, batch, cursor, killed_after, opens};
 
 const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
 const POLICY: &str = "SHIZUKU_TEST_SNAPSHOT_POLICY";
 const COMPACTS: &str = "SHIZUKU_TEST_SNAPSHOT_COMPACTS";
-
-/// Prefix of the number of each acknowledged checkpoint in the process's output.
-const ACKNOWLEDGED: &str = "acknowledged ";
-
-/// Returns the updates of a checkpoint, which depend only on its number.
-fn batch(number: u64) -> Vec<KvUpdate> {
-    let mut random = Random::from_seed(number);
-    // Some checkpoints are written in parts.
-    let (len, longest) = if number % 40 == 17 { (400, 8000) } else { (random.below(12), 600) };
-    let update = |at| {
-        let key = Key::new(format!("key.{}", random.below(300))).unwrap();
-        let version = VersionToken::from_u64(number * 1000 + at);
-        let created = UNIX_EPOCH + Duration::new(number, at as u32);
-        let value = vec![random.below(256) as u8; random.below(longest) as usize];
-        let entry = KvEntry::put(key, Bytes::from(value), version, created);
-        if random.below(4) == 0 { KvUpdate::Delete(entry) } else { KvUpdate::Put(entry) }
-    };
-    (0..len).map(update).collect()
-}
-
-fn cursor(number: u64) -> WatchCursor {
-    WatchCursor::new([3; 16], number, SystemTime::UNIX_EPOCH)
-}
 
 /// Returns the number of a checkpoint, or 0 if there is none yet.
 fn number(state: &Snapshot) -> u64 {
     state.cursor.map_or(0, |cursor| cursor.position())
 }
 
-/// The state after checkpoint `number`.
-#[derive(Default)]
-struct Model {
-    number: u64,
-    state: BTreeMap<String, KvEntry>,
-}
-
-impl Model {
-    fn go_to(&mut self, number: u64) {
-        while self.number < number {
-            self.number += 1;
-            for update in batch(self.number) {
-                match update {
-                    KvUpdate::Put(entry) => drop(self.state.insert(entry.key.to_string(), entry)),
-                    KvUpdate::Delete(entry) => drop(self.state.remove(entry.key.as_str())),
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    }
-
-    fn check(&self, path: &Path) {
-        let state = load(path).unwrap();
-        assert_eq!(number(&state), self.number);
-        let found: BTreeMap<_, _> =
-            state.entries.iter().map(|entry| (entry.key().to_owned(), entry.to_entry())).collect();
-        assert_eq!(found, self.state);
-        let reader = SnapshotReader::open(path).unwrap();
-        let read: BTreeMap<_, _> =
-            reader.iter().map(Result::unwrap).map(|entry| (entry.key.to_string(), entry)).collect();
-        assert_eq!((read, reader.cursor()), (found, state.cursor));
-    }
+fn check(model: &Model, path: &Path) {
+    let state = load(path).unwrap();
+    assert_eq!(number(&state), model.number);
+    let entries = state.entries.iter().map(|entry| entry.to_entry());
+    let found: BTreeMap<_, _> = entries.map(|entry| (entry.key.clone(), entry)).collect();
+    assert_eq!(found, model.state);
+    let reader = SnapshotReader::open(path).unwrap();
+    let entries = reader.iter().map(Result::unwrap);
+    let read: BTreeMap<_, _> = entries.map(|entry| (entry.key.clone(), entry)).collect();
+    assert_eq!((read, reader.cursor()), (found, state.cursor));
 }
 
 /// Runs the process that is killed, if the test below has started it. Otherwise does nothing.
@@ -96,8 +48,8 @@ fn process_that_is_killed() {
     };
     let compacts = std::env::var(COMPACTS).is_ok_and(|compacts| compacts == "true");
     let options = SnapshotOptions::new().sync(sync).compaction_threshold(u64::MAX);
+    opens();
     let (mut writer, state) = SnapshotWriter::open(path, options).unwrap();
-    let mut out = std::io::stdout().lock();
     for number in number(&state) + 1.. {
         for update in batch(number) {
             writer.append(&update).unwrap();
@@ -114,10 +66,7 @@ fn process_that_is_killed() {
         if let Some(error) = writer.last_compaction_error() {
             panic!("{error}");
         }
-        // Ends on its own when the reader is gone.
-        if writeln!(out, "{ACKNOWLEDGED}{number}").and_then(|()| out.flush()).is_err() {
-            return;
-        }
+        acknowledge(number);
     }
 }
 
@@ -129,29 +78,6 @@ fn start(path: &Path, policy: &str, compacts: bool) -> Child {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-/// Kills the process after it has acknowledged some checkpoints. Returns the last one in its
-/// output.
-fn killed_after(mut child: Child, acknowledgements: u64) -> Option<u64> {
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut acknowledged = None;
-    let mut count = 0;
-    // Reads to the end, because it may have acknowledged more before it was dead.
-    for line in lines {
-        // The last line may be incomplete.
-        let Ok(line) = line else { break };
-        let Some(number) = line.strip_prefix(ACKNOWLEDGED) else { continue };
-        acknowledged = Some(number.parse().unwrap());
-        count += 1;
-        if count == acknowledgements {
-            child.kill().unwrap();
-        }
-    }
-    let status = child.wait().unwrap();
-    assert!(!status.success(), "it ended by itself");
-    assert!(count >= acknowledgements, "it failed: {status}");
-    acknowledged
 }
 
 /// Returns the number of checkpoints, and the number of kills during a compaction.
@@ -173,17 +99,13 @@ fn kill_again_and_again(compacts: bool) -> (u64, u64) {
         let acknowledged = killed_after(start(&path, policy, compacts), acknowledgements);
         let found = number(&load(&path).unwrap());
         let acknowledged = acknowledged.unwrap_or(model.number);
-        assert!(
-            found >= acknowledged,
-            "round {round}: {found} is there, {acknowledged} was acknowledged"
-        );
         // It acknowledges each before it begins the next.
         assert!(
-            found <= acknowledged + 1,
-            "round {round}: {found} is there, {acknowledged} was the last"
+            (acknowledged..=acknowledged + 1).contains(&found),
+            "round {round}: {found} is there, {acknowledged} was acknowledged last"
         );
         model.go_to(found);
-        model.check(&path);
+        check(&model, &path);
         leftovers += u64::from(path.with_added_extension("compact").exists());
     }
     checkpoints += model.number;
@@ -192,7 +114,7 @@ fn kill_again_and_again(compacts: bool) -> (u64, u64) {
 }
 
 #[test]
-fn a_killed_writer_leaves_its_last_checkpoint() {
+fn killed_writer_leaves_its_last_checkpoint() {
     let (checkpoints, compactions) = kill_again_and_again(false);
     assert!(checkpoints >= 10 && compactions == 0);
 }

@@ -9,40 +9,24 @@ use shizuku_kv_tests::{NatsServer, eventually};
 
 use crate::disk::Disk;
 use crate::script::{Script, away, cursor};
-use crate::support::{Follower, asking, briskly, settle, stores, write};
+use crate::support::{Follower, asking, follow, settle, stores, write};
 
 fn an_hour() -> BatchConfig {
     BatchConfig::new().window(Duration::from_secs(3600))
 }
 
 #[tokio::test]
-async fn stop_applies_and_commits_delivered_updates() {
-    for (_connection, store) in stores().await {
-        let disk = Disk::new();
-        let replica = Replica::new(&store, WatchScope::All).storage(disk.clone()).batch(an_hour());
-        let mut follower = Follower::start(replica);
-        follower.asks.up_to(".").await;
-        write(&store, &["a=1", "b=1"]).await;
-        // The backend decides how many updates have come.
-        let (_, end, last) = follower.stop().await;
-        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
-        assert_eq!(disk.words(), last);
-    }
-}
-
-#[tokio::test]
 async fn stop_applies_batch_in_its_window_at_once() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let replica =
-        Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(an_hour());
+    let replica = script.replica(&disk).batch(an_hour());
     let follower = Follower::start(replica);
     let feed = script.accept().await;
     feed.all(1, &["a=1", "b=1"]);
     eventually("it has come", async || feed.pulled() == 2).await;
     let (_, end, last) = follower.stop().await;
     assert_eq!((end, last), (Some(cursor(2)), vec!["a=1".to_owned(), "b=1".to_owned()]));
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
+    assert_eq!(disk.cursor(), end);
     feed.left().await;
 }
 
@@ -50,7 +34,7 @@ async fn stop_applies_batch_in_its_window_at_once() {
 async fn stop_applies_updates_that_came_during_apply() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+    let replica = script.replica(&disk);
     let mut follower = Follower::start(replica.batch(an_hour().max_updates(2)));
     let feed = script.accept().await;
     feed.all(1, &["a=1", "b=1", "c=1"]);
@@ -62,14 +46,14 @@ async fn stop_applies_updates_that_came_during_apply() {
     ask.done();
     assert_eq!(follower.asks.done().await, ["c=1"]);
     assert_eq!(follower.end().await.1.unwrap(), Some(cursor(3)));
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(3)));
+    assert_eq!(disk.cursor(), Some(cursor(3)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn apply_that_fails_is_given_up() {
+async fn failing_apply_is_not_retried_after_a_stop() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+    let replica = script.replica(&disk);
     let hours = RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
     let mut follower =
         Follower::start(replica.retry(hours).batch(BatchConfig::new().max_updates(1)));
@@ -83,7 +67,7 @@ async fn apply_that_fails_is_given_up() {
     let (replica, end, last) = follower.stop().await;
     assert_eq!((end, last), (Some(cursor(1)), vec![]));
     assert!(before.elapsed() < Duration::from_secs(3600));
-    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
+    assert_eq!(disk.cursor(), end);
     assert!(monitor.progress().last_error.is_some() && !monitor.progress().running);
 
     // It comes again with the next run.
@@ -95,7 +79,7 @@ async fn apply_that_fails_is_given_up() {
 }
 
 #[tokio::test]
-async fn it_stops_when_the_first_try_after_the_stop_fails() {
+async fn failed_first_attempt_after_a_stop_ends_the_run() {
     let mut script = Script::new();
     let mut follower =
         Follower::start(Replica::new(&script.store, WatchScope::All).batch(an_hour()));
@@ -108,18 +92,17 @@ async fn it_stops_when_the_first_try_after_the_stop_fails() {
 }
 
 #[tokio::test]
-async fn a_storage_that_fails_is_given_up() {
+async fn failing_storage_is_not_retried_after_a_stop() {
     for method in ["place", "is_empty", "held", "for_each_key", "commit"] {
         let mut script = Script::new();
         let disk = Disk::new();
-        let mut follower =
-            Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+        let mut follower = script.follow(&disk);
         script.accept().await.all(1, &["a=1", "."]);
         follower.asks.up_to(".").await;
         follower.stop().await;
         disk.lose_place();
         disk.fail(method, usize::MAX, StorageError::retryable);
-        let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+        let replica = script.replica(&disk);
         let hours =
             RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
         let mut follower = Follower::start(replica.retry(hours));
@@ -137,36 +120,30 @@ async fn a_storage_that_fails_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_replica_that_was_stopped_before_does_nothing() {
+async fn stopped_replica_returns_the_committed_cursor() {
     for (_connection, store) in stores().await {
         write(&store, &["a=1"]).await;
         let disk = Disk::new();
         let stopped = CancellationToken::new();
         stopped.cancel();
-        for _ in 0..2 {
-            let mut replica = Replica::new(&store, WatchScope::All)
-                .storage(disk.clone())
-                .stop_on(stopped.clone());
+        let run = async || {
+            let replica = Replica::new(&store, WatchScope::All).storage(disk.clone());
             let (asker, mut asks) = asking();
-            // The cursor of the earlier run, if there was one.
-            assert_eq!(
-                replica.run(asker.apply()).await.unwrap(),
-                disk.kept().map(|checkpoint| checkpoint.cursor())
-            );
+            let end = replica.stop_on(stopped.clone()).run(asker.apply()).await.unwrap();
             assert!(asks.ready().is_none());
-            if disk.kept().is_none() {
-                let mut follower =
-                    Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
-                follower.asks.up_to(".").await;
-                follower.stop().await;
-                assert!(disk.kept().is_some());
-            }
-        }
+            end
+        };
+        assert_eq!(run().await, None);
+        let mut follower = follow(&store, &disk);
+        follower.asks.up_to(".").await;
+        let (_, end, _) = follower.stop().await;
+        assert!(end.is_some());
+        assert_eq!(run().await, end);
     }
 }
 
 #[tokio::test]
-async fn it_stops_while_the_watch_is_being_opened_or_rests() {
+async fn stop_ends_an_opening_and_its_pause() {
     let mut script = Script::new();
     let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
     let opening = script.opening().await;
@@ -183,19 +160,7 @@ async fn it_stops_while_the_watch_is_being_opened_or_rests() {
 }
 
 #[tokio::test]
-async fn it_stops_while_nothing_happens() {
-    for (_connection, store) in stores().await {
-        let mut follower = Follower::start(Replica::new(&store, WatchScope::All));
-        follower.asks.up_to(".").await;
-        follower.current().await;
-        let (replica, end, last) = follower.stop().await;
-        assert!(end.is_some() && last.is_empty());
-        drop(replica);
-    }
-}
-
-#[tokio::test]
-async fn it_stops_while_the_server_is_away() {
+async fn stop_ends_the_run_during_an_outage() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("b").await.unwrap();
@@ -212,35 +177,4 @@ async fn it_stops_while_the_server_is_away() {
     let follower = Follower::start(replica);
     eventually("it has begun", async || follower.monitor.progress().running).await;
     assert_eq!(follower.stop().await.1, end);
-}
-
-#[tokio::test]
-async fn stopped_in_the_middle_of_a_repair_it_has_no_cursor() {
-    let mut script = Script::new();
-    let disk = Disk::new();
-    let mut follower =
-        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
-    script.accept().await.all(1, &["a=1", "."]);
-    follower.asks.up_to(".").await;
-    let (replica, end, _) = follower.stop().await;
-    assert_eq!(end, Some(cursor(2)));
-    follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
-    script.opening().await.refuse(crate::script::expired());
-    // The same before the state is available.
-    let opening = script.opening().await;
-    let (replica, end, _) = follower.stop().await;
-    assert_eq!(end, None);
-    drop(opening);
-
-    follower = Follower::start(replica);
-    script.opening().await.refuse(crate::script::expired());
-    let opening = script.opening().await;
-    assert_eq!(opening.from, None);
-    let feed = opening.accept();
-    // A known entry is not news, and is not committed again.
-    feed.all(1, &["a=1"]);
-    eventually("it has come", async || feed.pulled() == 1).await;
-    assert_eq!(follower.monitor.progress().applied, None);
-    assert!(follower.asks.ready().is_none());
-    assert_eq!(follower.stop().await.1, None);
 }

@@ -11,10 +11,12 @@ use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{
     Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy,
 };
-use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, connect};
+use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+use crate::disk::Disk;
 
 /// Error of a test's `apply`.
 #[derive(Debug, PartialEq, Eq)]
@@ -272,6 +274,11 @@ impl<S: ReplicaStorage> Follower<S> {
             (replica, outcome.unwrap(), last)
         }
     }
+}
+
+/// Starts a replica of all keys, which keeps its entries on a disk.
+pub(crate) fn follow(store: &Store, disk: &Disk) -> Follower<Disk> {
+    Follower::start(Replica::new(store, WatchScope::All).storage(disk.clone()))
 }
 
 /// Runs a replica until another future is ready, and drops the run.

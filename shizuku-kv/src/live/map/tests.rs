@@ -308,6 +308,26 @@ async fn rejection_is_logged_once_without_the_value() {
     }
 }
 
+/// Neither the map nor its status is published again.
+#[tokio::test]
+async fn event_without_news_publishes_nothing() {
+    let (mut task, current, mut states) = task().await;
+    let (links, link) = watch::channel(WatchLink::Up);
+    let (_items, watch) = watch();
+    task.follower = Follower::over(&task.store, watch.with_link(link));
+    let mut follow = Box::pin(to_the_end(&mut task));
+    poll_to_rest(&mut follow);
+    let published = current.load_full();
+    let down = WatchLink::down(UNIX_EPOCH, "test");
+    for is_news in [true, false] {
+        states.mark_unchanged();
+        links.send_replace(down.clone());
+        poll_to_rest(&mut follow);
+        assert_eq!(states.has_changed().unwrap(), is_news);
+        assert!(Arc::ptr_eq(&current.load_full(), &published));
+    }
+}
+
 #[tokio::test]
 async fn ready_updates_are_published_together() {
     let (mut task, current, mut states) = task().await;

@@ -6,6 +6,8 @@ use std::fmt;
 use bytes::Bytes;
 
 mod bounded;
+#[cfg(test)]
+mod cases;
 #[doc(hidden)]
 pub mod json;
 mod limited;

@@ -281,20 +281,13 @@ mod tests {
 
     #[test]
     fn message_of_the_type_is_kept() {
+        // The tests of the codecs have the common forms.
         for (message, kept) in [
-            (
-                "invalid type: string \"hunter2\", expected u16",
-                "invalid type: string, expected u16",
-            ),
             (
                 "invalid type: string \"\\\"`\\\\\", expected u16",
                 "invalid type: string, expected u16",
             ),
             ("invalid type: character `\"`, expected u16", "invalid type: character, expected u16"),
-            (
-                "invalid type: boolean `true`, expected struct Config",
-                "invalid type: boolean, expected struct Config",
-            ),
             (
                 "invalid type: integer `-7` as i128, expected a map",
                 "invalid type: integer, expected a map",
@@ -307,26 +300,8 @@ mod tests {
                 "invalid type: byte array, expected a map",
                 "invalid type: byte array, expected a map",
             ),
-            (
-                "invalid value: integer `70000`, expected u16",
-                "invalid value: integer, expected u16",
-            ),
             ("invalid value: string \"hunter2\", expected hunter3", "invalid value: string"),
-            (
-                "invalid length 1, expected a tuple of size 2",
-                "invalid length 1, expected a tuple of size 2",
-            ),
-            ("missing field `url`", "missing field `url`"),
-            ("duplicate field `url`", "duplicate field `url`"),
-            (
-                "unknown variant `hunter2`, expected `a` or `b`",
-                "unknown variant, expected `a` or `b`",
-            ),
             ("unknown field ``, expected `x`, expected `a`", "unknown field, expected `a`"),
-            (
-                "unknown field `hunter2`, expected one of `a`, `b`, `c`",
-                "unknown field, expected one of `a`, `b`, `c`",
-            ),
             ("unknown field `hunter2`, there are no fields", "unknown field"),
         ] {
             assert_eq!(harmless(message).as_deref(), Some(kept), "{message}");

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back_and_nothing_else_is_read() {
+    fn record_round_trips_and_damage_is_rejected() {
         let mut bytes = b"what was there before".to_vec();
         write(&mut bytes, &entry());
         assert_eq!(read(b"a.b", &bytes).unwrap().into_entry(), entry());
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_that_is_not_known_is_told_from_damage() {
+    fn unknown_format_is_not_damage() {
         let mut bytes = Vec::new();
         write(&mut bytes, &entry());
         bytes[0] = 2;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn times_far_away_are_kept_or_refused() {
+    fn distant_times_are_kept_or_rejected() {
         for nanos_since in
             [0, 1, -1, 999_999_999, -1_000_000_001, i128::from(u64::MAX), -i128::from(u64::MAX)]
         {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_place_is_not_read() {
+    fn damaged_checkpoint_is_rejected() {
         let cursor = crate::store::WatchCursor::new([7; 16], 42, UNIX_EPOCH);
         let checkpoint = Checkpoint::new(cursor, [9; 16]);
         let bytes = checkpoint_to_bytes(&checkpoint);

@@ -191,7 +191,7 @@ fn check(plan: Plan) -> u64 {
 }
 
 #[test]
-fn whichever_operation_fails_nothing_acknowledged_is_lost() {
+fn failure_of_any_operation_loses_nothing_acknowledged() {
     let operations = check(Plan::default());
     assert!(operations > 60, "{operations}");
     let faults =
@@ -206,7 +206,7 @@ fn whichever_operation_fails_nothing_acknowledged_is_lost() {
 }
 
 #[test]
-fn an_interrupted_call_is_made_again() {
+fn interrupted_call_is_retried() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
@@ -225,7 +225,7 @@ fn an_interrupted_call_is_made_again() {
 }
 
 #[test]
-fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
+fn full_disk_is_retryable_unlike_a_poisoned_writer() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
@@ -259,7 +259,7 @@ fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
 }
 
 #[test]
-fn a_compaction_that_fails_is_tried_again_after_more_growth() {
+fn failed_compaction_is_retried_after_more_growth() {
     let disk = SimDisk::default();
     let threshold = 2000;
     let (mut writer, _) = open_on(&disk, options().compaction_threshold(threshold)).unwrap();

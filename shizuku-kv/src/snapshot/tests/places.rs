@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -211,10 +211,22 @@ const CHANGES: [Change; 6] = [
     ),
 ];
 
-/// Calls `after` on a writer whose log another program has changed. It must return the error.
-fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
+/// A call that must notice a change of the file.
+type Call = (&'static str, fn(&mut SnapshotWriter) -> Result<(), SnapshotError>);
+
+const CALLS: [Call; 4] = [
+    ("checkpoint", |writer| write_one(writer, 4)),
+    ("checkpoint of nothing new", |writer| writer.checkpoint(Some(&cursor(3)))),
+    ("compaction", SnapshotWriter::compact),
+    ("part", |writer| (0..40).try_for_each(|n| writer.append(&put("part", &[1; 60], n)))),
+];
+
+#[test]
+fn every_call_tells_that_the_file_was_changed() {
     for (number, (change, says)) in CHANGES.into_iter().enumerate() {
-        for policy in POLICIES {
+        for (policy, (call, after)) in
+            POLICIES.into_iter().flat_map(|it| CALLS.map(|call| (it, call)))
+        {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("state");
             let options = SnapshotOptions::new().sync(policy);
@@ -226,7 +238,7 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             let (file, before) = (path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir());
             let told = after(&mut writer);
             let Err(error) = told else {
-                panic!("change {number}, {policy:?}: it was not noticed")
+                panic!("change {number}, {policy:?}: the {call} did not notice it")
             };
             let text = error.to_string();
             assert!(matches!(error, SnapshotError::Interfered { .. }), "{text}");
@@ -234,7 +246,7 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
                 text.contains(&format!("{:?}", path.display().to_string())) && text.contains(says);
             assert!(
                 path_and_cause && text.contains("open it again"),
-                "change {number}, {policy:?}: {text}"
+                "change {number}, {policy:?}, {call}: {text}"
             );
             assert!(!error.is_retryable());
             // Every later call returns the error, and the present file is not touched.
@@ -247,26 +259,6 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             );
         }
     }
-}
-
-#[test]
-fn checkpoint_tells_that_the_file_was_changed() {
-    must_tell(|writer| write_one(writer, 4));
-}
-
-#[test]
-fn checkpoint_of_nothing_new_tells_that_the_file_was_changed() {
-    must_tell(|writer| writer.checkpoint(Some(&cursor(3))));
-}
-
-#[test]
-fn compaction_tells_that_the_file_was_changed() {
-    must_tell(SnapshotWriter::compact);
-}
-
-#[test]
-fn part_of_a_checkpoint_tells_that_the_file_was_changed() {
-    must_tell(|writer| (0..40).try_for_each(|n| writer.append(&put("part", &[1; 60], n))));
 }
 
 #[test]
@@ -340,30 +332,4 @@ fn file_of_others_beside_the_log_is_left_alone() {
     }
     let (mut writer, _) = SnapshotWriter::open(&path, SnapshotOptions::new()).unwrap();
     writer.compact().unwrap();
-}
-
-#[test]
-fn file_shorter_than_its_seal_is_damaged() {
-    let directory = tempfile::tempdir().unwrap();
-    let path: PathBuf = directory.path().join("state");
-    let log = &logs()[2];
-    for len in 0..log.content.len() {
-        fs::write(&path, &log.content[..len]).unwrap();
-        let results = [
-            load(&path).map(drop),
-            SnapshotReader::open(&path).map(drop),
-            SnapshotWriter::open(&path, SnapshotOptions::new()).map(drop),
-        ];
-        for result in results {
-            match result {
-                // The file cannot be distinguished from a prepared file.
-                Ok(()) => assert_eq!(len, 0),
-                Err(SnapshotError::Damaged { offset, .. }) => assert_eq!(offset, len as u64),
-                Err(error) => panic!("{len}: {error}"),
-            }
-            if len > 0 {
-                assert_eq!(fs::read(&path).unwrap(), log.content[..len]);
-            }
-        }
-    }
 }

@@ -175,7 +175,7 @@ fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
 
 /// A log whose sync never comes, so that every write can be lost.
 #[test]
-fn a_sync_on_time_comes_without_another_checkpoint() {
+fn timed_sync_needs_no_other_checkpoint() {
     let disk = SimDisk::default();
     let policy = SyncPolicy::Interval(Duration::from_millis(1));
     let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
@@ -188,7 +188,7 @@ fn a_sync_on_time_comes_without_another_checkpoint() {
 }
 
 #[test]
-fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
+fn failed_timed_sync_is_reported_by_the_next_call() {
     let disk = SimDisk::default();
     let policy = SyncPolicy::Interval(Duration::from_millis(1));
     let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
@@ -206,7 +206,7 @@ fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
 }
 
 #[test]
-fn closing_syncs_unless_the_policy_is_never_to() {
+fn closing_syncs_unless_the_policy_is_never() {
     let hour = SyncPolicy::Interval(Duration::from_secs(3600));
     for (policy, durable) in [(SyncPolicy::EveryCheckpoint, 1), (hour, 1), (SyncPolicy::Never, 0)] {
         for close in [true, false] {
@@ -223,17 +223,6 @@ fn closing_syncs_unless_the_policy_is_never_to() {
             assert_eq!(load_on(&after).unwrap().entries.len(), durable, "{policy:?}");
         }
     }
-}
-
-#[test]
-fn an_explicit_sync_is_durable_whatever_the_policy() {
-    let disk = SimDisk::default();
-    let (mut writer, _) = open_on(&disk, options().sync(SyncPolicy::Never)).unwrap();
-    writer.append(&put("a", b"1", 1)).unwrap();
-    writer.checkpoint(None).unwrap();
-    writer.sync().unwrap();
-    let after = disk.with_only_what_is_synced();
-    assert_eq!(load_on(&after).unwrap().entries.len(), 1);
 }
 
 /// After a failed sync the system considers the unwritten data clean. A process that opens the log

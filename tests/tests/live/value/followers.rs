@@ -77,15 +77,7 @@ impl Followers {
     /// Waits until all followers have these values.
     async fn come_to(&self, size: u32, name: &str) {
         let wanted = (size, Some(name.to_owned()), [true, true]);
-        let begun = std::time::Instant::now();
-        while self.have() != wanted {
-            assert!(
-                begun.elapsed() < Duration::from_secs(40),
-                "{:?} is not {wanted:?}",
-                self.have()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(&format!("they have {wanted:?}"), async || self.have() == wanted).await;
     }
 
     /// Returns the pool and the first user, and whether the replica agrees with the live value and
@@ -136,12 +128,9 @@ async fn followers_of_restored_older_server_converge() {
     user(&direct, 1, "new").await;
     // The writes continue with the last key that all followers have received.
     direct.put("hot", "1").await.unwrap();
-    let knows =
-        |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
-    eventually("all is known", async || {
-        knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1"
-    })
-    .await;
+    followers.come_to(2, "new").await;
+    let knows = async || followers.table.lock().unwrap()["hot"] == b"1";
+    eventually("the last write is known", knows).await;
 
     proxy.refuse(true);
     proxy.cut();
@@ -154,7 +143,7 @@ async fn followers_of_restored_older_server_converge() {
         other.put("hot", value.to_string()).await.unwrap();
     }
     proxy.refuse(false);
-    eventually("the lost values are gone", async || knows(1, "old")).await;
+    followers.come_to(1, "old").await;
     eventually("they are current", async || followers.are_current() == [true; 3]).await;
 }
 
@@ -195,7 +184,7 @@ async fn followers_of_a_purged_stream_converge() {
 
 /// The watches notice a purge of all but the entry that they have delivered last (ADR 0064).
 #[tokio::test]
-async fn followers_of_a_purged_stream_converge_by_their_watches() {
+async fn watches_of_followers_notice_a_purged_stream() {
     let server = NatsServer::shared();
     let name = unique("purged");
     let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
@@ -330,7 +319,7 @@ async fn purge_during_outage(server: &NatsServer, name: &str, interval: Duration
 type Filter = Option<&'static str>;
 
 #[tokio::test]
-async fn followers_of_a_stream_purged_during_an_outage_converge() {
+async fn followers_compare_after_a_purge_in_an_outage() {
     let server = NatsServer::shared();
     for filter in [None, Some("user.1"), Some("config.pool")] {
         purge_during_outage(server, &aging(server).await, Duration::from_secs(1), filter).await;
@@ -339,7 +328,7 @@ async fn followers_of_a_stream_purged_during_an_outage_converge() {
 
 /// A watch cannot tell a purge of one key from the write of another.
 #[tokio::test]
-async fn followers_of_stream_purged_in_outage_converge() {
+async fn watches_notice_a_purge_in_an_outage() {
     purge_during_outage(NatsServer::shared(), &unique("purged"), RARELY, None).await;
 }
 
@@ -396,9 +385,6 @@ async fn followers_wait_for_room_for_their_consumers() {
     late.abort();
     put(&direct, 2).await;
     user(&direct, 1, "two").await;
-    eventually("they follow again", async || {
-        followers.have() == (2, Some("two".to_owned()), [true, true])
-    })
-    .await;
+    followers.come_to(2, "two").await;
     eventually("they are current", async || followers.are_current() == [true; 3]).await;
 }

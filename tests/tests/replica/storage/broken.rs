@@ -9,121 +9,82 @@ use std::time::{Duration, SystemTime};
 use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken};
 
-/// A way to break the guarantees.
+/// A way to break the guarantees. A place is a checkpoint. From `ForgetsAll` to `OpensOnce` the
+/// fault shows when the storage is reopened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
-    /// No fault.
     None,
 
-    /// A new storage already has content.
     BeginsWithSomething,
-    /// Is never empty after a commit.
     NeverEmptyAgain,
-    /// Is always empty.
     AlwaysEmpty,
-    /// Also counts deleted keys.
     CountsDeleted,
-    /// Answers in the order of the keys' names.
     HeldSorted,
-    /// Answers only for held keys.
     HeldLeavesOut,
     /// Answers for 1,000 keys at most.
     HeldIsShort,
     /// Repeats the answer of the previous key for a key that is not held.
     HeldRepeats,
-    /// Visits the first key twice.
     VisitsTwice,
-    /// Leaves the last key out.
     VisitsTooFew,
-    /// Visits deleted keys too.
     VisitsDeleted,
     /// Swaps the times of creation of neighbouring keys.
     VisitsMixedUp,
 
-    /// Keeps the greater version.
     KeepsGreaterVersions,
     /// Keeps an entry with the same version, whatever its time.
     KeepsSameVersions,
-    /// Takes the first put of a key only.
     KeepsTheFirst,
-    /// Ignores deletions.
     IgnoresDeletions,
     /// Ignores deletions by purging and expiry.
     IgnoresExpiry,
     /// Ignores deletions with a version below that of the held entry.
     IgnoresOldDeletions,
-    /// Deletes the keys that begin with the key as well.
     DeletesChildren,
-    /// Fails on a deletion of a key that is not held.
     DeletionNeedsKey,
-    /// A deletion wins against every later put.
     DeletesForEver,
-    /// Applies only the first of several changes of a key.
     FirstChangeCounts,
-    /// Applies all deletions of a commit before its puts.
     DeletionsFirst,
-    /// Ignores changes after the marker.
     StopsAtMarker,
-    /// Forgets everything at the marker.
     ForgetsAtMarker,
-    /// Ignores commits that have no changes.
     IgnoresEmptyCommits,
     /// Applies only 4,096 changes of a commit.
     ShortCommits,
     /// Holds at most 5,000 keys.
     FewKeys,
 
-    /// Treats an empty value as a deletion.
     EmptyIsDeleted,
     /// Rejects values over 1,000,000 bytes.
     SmallValues,
-    /// Truncates values at the first zero.
     CutsAtZero,
     /// Keeps the value of the first put.
     KeepsValues,
-    /// Keeps only whole seconds of times.
     WholeSeconds,
-    /// Keeps only times after 1970.
     TimesAfter1970,
     /// Keeps only times that fit into 64 bits of nanoseconds.
     TimesIn64Bits,
-    /// Keeps versions as numbers.
     NumericVersions,
-    /// Pads opaque versions with zeros.
     PaddedVersions,
     /// Truncates keys at 255 bytes.
     ShortKeys,
-    /// Confuses upper and lower case.
     IgnoresCase,
 
-    /// Keeps the last checkpoint after commits without one.
     KeepsPlace,
-    /// Keeps the first checkpoint.
     FirstPlace,
-    /// Keeps the greatest checkpoint.
     PlacesNeverGoBack,
-    /// Loses the scope of checkpoints.
     PlacesWithoutScope,
-    /// Has no checkpoint.
     NoPlace,
 
-    /// Is empty when it is reopened.
     ForgetsAll,
-    /// Has no checkpoint when it is reopened.
     ForgetsPlace,
-    /// Has an earlier checkpoint when it is reopened.
     ForgetsLastPlace,
-    /// Deleted entries are back when it is reopened.
     ForgetsDeletions,
-    /// The last commit is undone when it is reopened.
     ForgetsLastCommit,
     /// A checkpoint is present when it is reopened, although the last commit was without one.
     FindsPlaceAgain,
-    /// Reopening it loses a key.
     LosesOneAtOpening,
     /// Reopening it twice in a row loses everything.
     OpensOnce,
-    /// All storages are the same.
     OneForAll,
 }
 

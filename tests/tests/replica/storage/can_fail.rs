@@ -108,7 +108,7 @@ async fn every_fault_is_found_and_every_check_finds_one() {
 }
 
 #[tokio::test]
-async fn a_storage_without_a_fault_passes() {
+async fn storage_without_a_fault_passes() {
     let report = suite(Fault::None).run().await;
     assert!(report.is_ok(), "{report}");
 }
@@ -133,7 +133,7 @@ async fn random_histories_find_faults_too() {
 
 /// A given seed repeats the same histories.
 #[tokio::test]
-async fn a_seed_shows_the_same_again() {
+async fn seed_repeats_the_histories() {
     let run = || suite(Fault::IgnoresDeletions).only(RANDOM).seed(7).run();
     let messages = [run().await, run().await].map(|report| {
         let shizuku_kv::conformance::Outcome::Failed(failure) = &report.checks()[0].outcome else {

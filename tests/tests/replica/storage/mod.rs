@@ -28,14 +28,14 @@ fn histories() -> usize {
 }
 
 #[tokio::test]
-async fn the_storage_in_memory_passes() {
+async fn storage_in_memory_passes() {
     let suite = StorageSuite::new(|_name| async { Ok(MemoryStorage::new()) }).not_durable();
     let report = suite.histories(histories()).deadline(Duration::from_secs(600)).run().await;
     assert!(report.is_ok(), "{report}");
 }
 
 #[tokio::test]
-async fn the_storage_in_a_log_passes() {
+async fn storage_in_a_log_passes() {
     for sync in [
         SyncPolicy::EveryCheckpoint,
         SyncPolicy::Interval(Duration::from_millis(3)),
@@ -64,7 +64,7 @@ fn redb(options: RedbOptions) -> (tempfile::TempDir, StorageSuite<RedbStorage>) 
 }
 
 #[tokio::test]
-async fn the_storage_in_redb_passes() {
+async fn storage_in_redb_passes() {
     let (_directory, suite) = redb(RedbOptions::new());
     let report = suite.run().await;
     assert!(report.is_ok(), "{report}");
@@ -73,7 +73,7 @@ async fn the_storage_in_redb_passes() {
 /// Commits become durable now and then or at the end, with a cache smaller than the content, and a
 /// closed storage is whole. Leaves out checks that take long without a cache.
 #[tokio::test]
-async fn the_storage_in_redb_passes_with_other_options() {
+async fn storage_in_redb_passes_with_other_options() {
     for sync in [RedbSync::Never, RedbSync::Interval(Duration::from_millis(3))] {
         let (_directory, mut suite) =
             redb(RedbOptions::new().sync(sync).cache_size(50_000).check_when_opened(true));

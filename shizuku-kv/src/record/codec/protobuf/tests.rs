@@ -143,7 +143,7 @@ fn errors_say_what_and_where() {
 }
 
 #[test]
-fn a_long_way_is_named_by_its_end() {
+fn long_path_is_named_by_its_end() {
     let deep = (0..200)
         .fold(Node::default(), |next, _| Node { next: Some(Box::new(next)), ..Node::default() });
     assert_eq!(
@@ -154,7 +154,7 @@ fn a_long_way_is_named_by_its_end() {
 }
 
 #[test]
-fn a_form_that_is_not_known_shows_nothing() {
+fn unknown_form_of_an_error_shows_nothing() {
     for error in [
         "",
         "hunter2",

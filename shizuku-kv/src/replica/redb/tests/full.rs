@@ -24,7 +24,7 @@ fn operations_of_a_commit() -> u64 {
 }
 
 #[test]
-fn after_a_full_disk_the_same_commit_can_be_made_again() {
+fn commit_is_repeated_after_a_full_disk() {
     let operations = operations_of_a_commit();
     assert!(operations > 3);
     for left in 0..operations {
@@ -65,7 +65,7 @@ fn after_a_full_disk_the_same_commit_can_be_made_again() {
 
 /// A reopened file would lack commits that are not durable, and the replica would not know.
 #[test]
-fn a_full_disk_with_commits_that_are_not_durable_is_fatal() {
+fn full_disk_after_volatile_commits_is_fatal() {
     let disk = Disk::default();
     let mut storage = disk.open(RedbSync::Never).unwrap();
     storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
@@ -85,7 +85,7 @@ fn a_full_disk_with_commits_that_are_not_durable_is_fatal() {
 }
 
 #[test]
-fn a_failing_disk_is_fatal_and_leaves_what_a_commit_left() {
+fn failing_disk_is_fatal_and_leaves_whole_commits() {
     for left in 0..operations_of_a_commit() {
         let disk = Disk::default();
         let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
@@ -128,7 +128,7 @@ fn durable_commits_survive_a_loss_of_power_and_others_may_not() {
 }
 
 #[test]
-fn closing_makes_everything_durable_or_says_that_it_did_not() {
+fn closing_makes_commits_durable_or_fails() {
     for fails in [false, true] {
         let disk = Disk::default();
         let mut storage = disk.open(RedbSync::Never).unwrap();

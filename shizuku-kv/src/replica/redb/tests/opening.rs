@@ -14,20 +14,26 @@ fn refusal(result: Result<RedbStorage, StorageError>, path: &Path) -> StorageErr
 }
 
 #[tokio::test]
-async fn a_second_opening_is_refused_until_the_first_is_dropped() {
+async fn second_opening_is_rejected_until_the_first_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let mut first = open(&path).await;
     first.commit(&[put("a", 1)], Some(&checkpoint(1))).unwrap();
-    let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
-    assert!(error.is_retryable(), "{error}");
-    assert!(error.to_string().contains("open already"), "{error}");
+    let names = || fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    assert!(names().eq([path.clone()]), "creating it leaves one file");
+    let link = directory.path().join("link");
+    fs::hard_link(&path, &link).unwrap();
+    for path in [&path, &link] {
+        let error = refusal(RedbStorage::open(path, RedbOptions::new()).await, path);
+        assert!(error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("open already"), "{error}");
+    }
     drop(first);
     assert_eq!(open(&path).await.checkpoint().unwrap(), Some(checkpoint(1)));
 }
 
 #[tokio::test]
-async fn a_file_of_something_else_is_refused_and_left_alone() {
+async fn foreign_file_is_rejected_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notes.txt");
     for content in ["short".to_owned(), "a text ".repeat(10_000), "\0".repeat(5000)] {
@@ -39,7 +45,7 @@ async fn a_file_of_something_else_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_database_of_something_else_is_refused_and_left_alone() {
+async fn foreign_database_is_rejected_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other.redb");
     const OTHER: ::redb::TableDefinition<'_, &str, u64> = ::redb::TableDefinition::new("other");
@@ -55,7 +61,7 @@ async fn a_database_of_something_else_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn another_format_is_refused() {
+async fn unknown_format_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     drop(open(&path).await);
@@ -77,7 +83,7 @@ async fn another_format_is_refused() {
 }
 
 #[tokio::test]
-async fn a_path_where_nothing_can_be_is_an_error() {
+async fn path_without_a_directory_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path().join("absent/replica.redb"), directory.path().to_owned()] {
         let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
@@ -86,7 +92,7 @@ async fn a_path_where_nothing_can_be_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_empty_file_becomes_a_database() {
+async fn empty_file_becomes_a_database() {
     let file = tempfile::NamedTempFile::new().unwrap();
     #[cfg(unix)]
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
@@ -102,7 +108,7 @@ async fn an_empty_file_becomes_a_database() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_path_that_is_no_regular_file_is_left_alone() {
+async fn path_of_no_regular_file_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
@@ -117,16 +123,6 @@ async fn a_path_that_is_no_regular_file_is_left_alone() {
         assert!(!error.is_retryable() && error.to_string().contains(what), "{error}");
     }
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
-}
-
-#[tokio::test]
-async fn second_opening_through_a_hard_link_is_rejected() {
-    let directory = tempfile::tempdir().unwrap();
-    let (path, other) = (directory.path().join("replica.redb"), directory.path().join("other"));
-    let _first = open(&path).await;
-    fs::hard_link(&path, &other).unwrap();
-    let error = refusal(RedbStorage::open(&other, RedbOptions::new()).await, &other);
-    assert!(error.is_retryable() && error.to_string().contains("open already"), "{error}");
 }
 
 /// A change by another program to an open file.
@@ -175,15 +171,6 @@ async fn commit_and_close_tell_that_the_file_was_changed() {
     }
 }
 
-#[tokio::test]
-async fn making_a_database_leaves_one_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let storage = open(directory.path().join("replica.redb")).await;
-    let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.collect::<Vec<_>>(), ["replica.redb"]);
-    drop(storage);
-}
-
 /// One of several concurrent creators of the same file has it, and no other removes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_many_creators_of_a_file_has_it() {
@@ -209,7 +196,7 @@ async fn one_of_many_creators_of_a_file_has_it() {
 /// A disk changes a closed file. The change is found, at the latest by the requested check, and
 /// never read as a wrong value.
 #[tokio::test]
-async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
+async fn changed_byte_of_a_value_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let mut storage = open(&path).await;

@@ -4,7 +4,7 @@ use super::*;
 use bytes::Bytes;
 
 #[tokio::test]
-async fn a_reader_sees_each_commit_whole() {
+async fn reader_sees_each_commit_whole() {
     let directory = tempfile::tempdir().unwrap();
     let mut storage = open(directory.path().join("replica.redb")).await;
     let reader = storage.reader();
@@ -38,35 +38,8 @@ async fn a_reader_sees_each_commit_whole() {
     assert_eq!(reader.scan("no key").unwrap().count(), 0);
 }
 
-/// Writes change two keys together, and no reader sees one without the other.
-#[tokio::test(flavor = "multi_thread")]
-async fn reads_next_to_commits_are_of_one_commit() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut storage = open(directory.path().join("replica.redb")).await;
-    storage.commit(&[put("a", 0), put("z", 0)], None).unwrap();
-    let reader = storage.reader();
-    let writing = tokio::task::spawn_blocking(move || {
-        for number in 1..=100 {
-            storage.commit(&[put("a", number), put("z", number)], None).unwrap();
-        }
-        storage
-    });
-    let reading = tokio::task::spawn_blocking(move || {
-        loop {
-            let [(_, a), (_, z)] = <[_; 2]>::try_from(content(&reader)).unwrap();
-            assert_eq!(a, z);
-            if a == 100 {
-                break;
-            }
-        }
-    });
-    let storage = writing.await.unwrap();
-    reading.await.unwrap();
-    drop(storage);
-}
-
 #[tokio::test]
-async fn readers_of_a_closed_storage_get_errors_and_hold_up_nobody() {
+async fn readers_of_a_closed_storage_get_errors() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let mut storage = open(&path).await;
@@ -112,7 +85,7 @@ async fn debug_shows_no_value() {
 }
 
 #[test]
-fn a_commit_is_durable_when_its_time_has_come() {
+fn commit_is_durable_when_it_is_due() {
     let interval = RedbSync::Interval(Duration::from_secs(2));
     assert!(RedbSync::EveryCheckpoint.is_due(Duration::ZERO));
     assert!(!interval.is_due(Duration::from_millis(1999)));
