@@ -19,6 +19,10 @@ const OPERATION: &str = "figures";
 
 /// Number of subjects to skip in a listing that needs only the total: more than any stream has.
 const BEYOND: u32 = 2_000_000_000;
+/// Maximum number of counts until no write comes between a count and its position. In a scope that
+/// is written all the time the last count is used. It may be lower than the position implies, and a
+/// follower then reads the store again.
+const COUNTS: usize = 4;
 
 pub(super) async fn figures(
     core: &StoreCore,
@@ -42,8 +46,17 @@ pub(super) async fn figures(
             ..look(&info, info.last_sequence())
         });
     }
-    let (info, keys) = counted(core, &filter, deadline).await?;
-    let newest = leader::newest(core, OPERATION, &[filter], deadline).await?;
+    let filters = [filter];
+    let (mut info, mut keys) = counted(core, &filters[0], deadline).await?;
+    let mut newest = leader::newest(core, OPERATION, &filters, deadline).await?;
+    for _ in 1..COUNTS {
+        if newest <= info.last_sequence() {
+            break;
+        }
+        // The key of a write between the two answers may not be counted.
+        (info, keys) = counted(core, &filters[0], deadline).await?;
+        newest = leader::newest(core, OPERATION, &filters, deadline).await?;
+    }
     Ok(StoreFigures { keys: Some(keys), ..look(&info, newest) })
 }
 
