@@ -238,3 +238,15 @@ fn pieces_of_a_value_are_not_shown() {
         }
     }
 }
+
+#[test]
+fn longest_compared_value_keeps_its_message() {
+    let json = |len: usize| {
+        let rest = len - r#"{"mode": ""}"#.len();
+        format!(r#"{{"mode": "{}"}}"#, "x".repeat(rest))
+    };
+    let kept = message::<Config>(&json(LARGEST_COMPARED));
+    assert!(kept.starts_with("unknown variant"), "{kept}");
+    let opaque = message::<Config>(&json(LARGEST_COMPARED + 1));
+    assert!(opaque.starts_with(OPAQUE), "{opaque}");
+}
