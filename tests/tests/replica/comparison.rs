@@ -98,6 +98,29 @@ async fn busy_store_is_looked_at_and_not_listed() {
     follower.stop().await;
 }
 
+/// The first value of a key may be superseded before its turn. The key is then counted, and arrives
+/// later.
+#[tokio::test(start_paused = true)]
+async fn key_that_arrives_late_is_counted_again_before_a_listing() {
+    let mut script = Script::new();
+    let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
+    lock(&script.contents).figures = Some((2, 3));
+    let before = looks(&script).0;
+    let is_counted = async {
+        while looks(&script).0 == before {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(2 * INTERVAL, is_counted).await.expect("a count");
+    settle().await;
+    lock(&script.contents).figures = Some((2, 2));
+    tokio::time::sleep(INTERVAL).await;
+    settle().await;
+    let (counts, listings) = looks(&script);
+    assert!(counts > before + 1 && listings == 0, "{counts} counts, {listings} listings");
+    follower.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn listings_that_find_nothing_grow_rare() {
     let mut script = Script::new();
