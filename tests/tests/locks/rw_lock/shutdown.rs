@@ -55,6 +55,16 @@ async fn shutdown_releases_locks_and_ends_sessions() {
     connection.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn shutdown_of_memory_ends_holds() {
+    let connection = connect("memory:").await.unwrap();
+    let store = connection.store("s").await.unwrap();
+    let guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
+    connection.shutdown().await.unwrap();
+    assert!(!guard.is_held());
+    assert_eq!(guard.lost().await, LockLoss::StoreGone);
+}
+
 /// The server is gone: no lock can be released, and `shutdown` reports that within the deadline of
 /// the connection.
 #[tokio::test]
