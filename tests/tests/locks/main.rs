@@ -2,5 +2,7 @@
 
 mod adversity;
 mod faults;
+mod guard;
+mod logs;
 mod rw_lock;
 mod schedules;

@@ -17,7 +17,6 @@ mod check;
 mod client;
 mod cut_off;
 mod history;
-#[allow(dead_code, reason = "the fault tests use more of it")]
 mod refused;
 mod register;
 mod run;

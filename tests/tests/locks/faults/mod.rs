@@ -14,13 +14,9 @@
     reason = "tests report by panicking, and their names say what they show"
 )]
 
-mod check;
 mod child;
-mod holds;
 mod journal;
-mod line;
 mod process;
-#[allow(dead_code, reason = "it is shared with tests that draw more")]
 mod run;
 mod summary;
 mod worker;

@@ -18,7 +18,6 @@ mod book;
 mod can_fail;
 mod comes_back;
 mod link;
-#[allow(dead_code, reason = "it is shared with tests that draw more")]
 mod schedule;
 mod worker;
 
