@@ -1,5 +1,5 @@
-//! Tests that schedules over a broken store cause violations. Otherwise they would prove nothing over
-//! a correct one.
+//! Tests that schedules over a broken store cause violations. Otherwise they would prove nothing
+//! over a correct one.
 
 use crate::schedules::link::Broken;
 use crate::schedules::schedule;
