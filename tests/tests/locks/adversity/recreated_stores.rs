@@ -3,7 +3,7 @@
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 
-use crate::adversity::world::{LEASE, Process, RECORD, World, lock_of, pass, within};
+use crate::adversity::world::{LEASE, Process, RECORD, STEADY_LEASE, World, lock_of, pass, within};
 
 /// Runs a test in memory, with a clock that moves only while it waits, then on a server.
 async fn on_both(test: impl AsyncFn(World)) {
@@ -189,7 +189,7 @@ async fn claim_of_deleted_store_is_evicted_without_a_key() {
     world.recreate(&[]).await;
     world.around.put(RECORD, record.value).await.unwrap();
     let [other] = world.processes().await;
-    let options = LockOptions::new().lease(LEASE).wait(200 * LEASE);
+    let options = LockOptions::new().lease(STEADY_LEASE).wait(200 * LEASE);
     let lock = DistroRwLock::with_options(&other.store, "r", options).unwrap();
     // A session without a key is considered alive for a minute.
     let guard = within(90, "it is granted", lock.write()).await.unwrap();

@@ -102,14 +102,8 @@ impl Schedule {
             .await
             .expect("a store");
         let often = [20, 60, 400][usize::try_from(random.below(3)).expect("an index")];
-        let rates = Rates {
-            lost: often,
-            late: often,
-            rejected: often,
-            stale: often,
-            lagging: often,
-            slowest: [2, 20, 120][usize::try_from(random.below(3)).expect("an index")],
-        };
+        let slowest = [2, 20, 120][usize::try_from(random.below(3)).expect("an index")];
+        let rates = Rates { often, slowest };
         let mut schedule = Self {
             seed,
             store,
