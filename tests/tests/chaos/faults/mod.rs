@@ -17,7 +17,6 @@ mod bucket;
 mod check;
 mod cursors;
 mod history;
-mod lagging;
 mod late;
 mod log;
 mod record;
