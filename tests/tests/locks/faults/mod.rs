@@ -6,14 +6,6 @@
 //! The machine decides when they happen. `docs/reliability.md` lists what is checked and what is
 //! not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod child;
 mod journal;
 mod process;

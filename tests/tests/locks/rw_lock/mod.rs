@@ -1,14 +1,6 @@
 //! Read-write locks in memory and on a server, without faults of the network: the grants, their
 //! order, and the errors of invalid uses. `locks::faults` covers the rest.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod bad_use;
 mod election;
 mod foreign;
