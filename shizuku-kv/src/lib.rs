@@ -13,6 +13,8 @@ mod backend;
 #[cfg(test)]
 mod common_traits;
 mod connect;
+#[cfg(test)]
+mod exploration;
 mod live;
 mod local_file;
 pub mod prelude;

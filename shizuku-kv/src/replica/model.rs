@@ -14,13 +14,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use std::collections::BTreeSet;
 
 use self::decisions::{Decisions, PRODUCTION};
-use self::mutations::Mutation;
 use self::world::{Beginning, Budget, RIGHT, World};
+use crate::exploration::{self, Found, assert_each_breaks};
 
 mod bucket;
 mod decisions;
@@ -101,41 +99,11 @@ const STOPS: Scenario = Scenario {
     skips: false,
 };
 
-/// Result of exploring the states of a world.
-#[derive(Debug, Default)]
-struct Found {
-    states: usize,
-    /// The required situations that were reached.
-    reached: BTreeSet<&'static str>,
-    /// The broken guarantees, with the path to each.
-    broken: BTreeMap<&'static str, String>,
-}
-
 impl Scenario {
-    /// Explores the states, up to the first in which this guarantee is broken. With `None`, stops
-    /// at any broken guarantee.
     fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
-        let mut found = Found::default();
-        for &beginning in self.beginnings {
-            let Self { budget, skips, .. } = self;
-            let finish = match until {
-                Some(promise) => HasDiscoveries::AnyOf(BTreeSet::from([promise])),
-                None => HasDiscoveries::AnyFailures,
-            };
-            let world = World { beginning, budget, skips, decisions };
-            let checker = world.checker().threads(2).finish_when(finish).spawn_bfs().join();
-            found.states += checker.unique_state_count();
-            for (name, path) in checker.discoveries() {
-                match checker.model().property(name).expectation {
-                    Expectation::Sometimes => drop(found.reached.insert(name)),
-                    _ => drop(found.broken.insert(name, format!("{:?}", path.into_actions()))),
-                }
-            }
-            if !found.broken.is_empty() {
-                break;
-            }
-        }
-        found
+        let Self { budget, beginnings, skips, .. } = self;
+        let world = |&beginning| World { beginning, budget, skips, decisions };
+        exploration::explore(beginnings.iter().map(world), until)
     }
 
     /// Returns the scenario with one more event of each kind, for a long run.
@@ -148,7 +116,7 @@ impl Scenario {
 }
 
 #[test]
-fn a_replica_keeps_its_promises_whatever_happens() {
+fn replica_keeps_its_promises_in_every_course() {
     let mut reached = BTreeSet::new();
     for scenario in [CRASHES, MADE_AGAIN, TROUBLE, SCOPES, VANISHES, STOPS] {
         let is_long = std::env::var_os("SHIZUKU_LONG").is_some();
@@ -164,18 +132,9 @@ fn a_replica_keeps_its_promises_whatever_happens() {
 
 #[test]
 fn each_wrong_decision_breaks_a_promise() {
-    let mut promises = BTreeSet::from(world::PROMISES);
-    for Mutation { name, decisions, scenario, breaks } in mutations::all() {
-        let found = scenario.explore(decisions, Some(breaks));
-        println!("{name}: broken after {} states", found.states);
-        assert!(
-            found.broken.contains_key(breaks),
-            "{name}, in {scenario:?}, breaks only {:#?}",
-            found.broken
-        );
-        promises.remove(breaks);
-    }
-    assert!(promises.is_empty(), "nothing breaks {promises:?}");
+    assert_each_breaks(mutations::all(), world::PROMISES, |scenario, decisions, breaks| {
+        scenario.explore(decisions, Some(breaks))
+    });
 }
 
 /// A known limit: an update was applied and not committed, and its key vanished without a trace

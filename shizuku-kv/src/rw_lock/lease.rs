@@ -104,20 +104,4 @@ mod tests {
         }
         assert_eq!(patience(Duration::MAX), Duration::MAX);
     }
-
-    #[test]
-    fn entry_of_another_session_ends_it_unless_older() {
-        assert_eq!(meaning(Some(5), Some(4), false), EntryMeaning::Older);
-        assert_eq!(meaning(Some(5), Some(5), true), EntryMeaning::Alive);
-        assert_eq!(meaning(Some(5), Some(6), false), EntryMeaning::Ended);
-        assert_eq!(meaning(None, Some(6), false), EntryMeaning::Ended);
-        assert_eq!(meaning(Some(5), None, true), EntryMeaning::Alive);
-    }
-
-    #[test]
-    fn write_lands_only_on_its_expected_version() {
-        let version = |number| Some(VersionToken::from_u64(number));
-        assert!(may_land(None, None) && may_land(version(3), version(3)));
-        assert!(!may_land(None, version(1)) && !may_land(version(3), version(4)));
-    }
 }

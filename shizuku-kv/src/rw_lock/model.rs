@@ -14,15 +14,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stateright::{Checker, HasDiscoveries, Model};
-
 use self::decisions::{Decisions, PRODUCTION};
-use self::mutations::Mutation;
 use self::world::{Budget, Events, Part, Plan, TO_REACH, World};
 use super::record::LockMode;
+use crate::exploration::{self, Found, assert_each_breaks};
 
 mod decisions;
 mod mutations;
@@ -209,61 +206,34 @@ const ALL: [Scenario; 14] = [
     REUSED, HOPES,
 ];
 
-/// Results from the states of a world.
-#[derive(Debug)]
-struct Found {
-    states: usize,
-    events: Events,
-    /// The broken promises, each with the actions that lead there.
-    broken: BTreeMap<&'static str, String>,
-}
-
 impl Scenario {
-    /// Explores the states, up to the first one in which this promise is broken. Without a named
-    /// promise, any broken promise ends the search.
-    fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
-        let finish = match until {
-            Some(promise) => HasDiscoveries::AnyOf(BTreeSet::from([promise])),
-            None => HasDiscoveries::AnyFailures,
-        };
+    fn explore(self, decisions: Decisions, events: &Events, until: Option<&'static str>) -> Found {
         let Self { parts, budget, lease, .. } = self;
-        let events = Events::default();
-        let world = World { parts, budget, lease, decisions, events: events.clone() };
-        let checker = world.checker().threads(2).finish_when(finish).spawn_bfs().join();
-        let broken = checker.discoveries().into_iter();
-        let broken =
-            broken.map(|(name, path)| (name, format!("{:?}", path.into_actions()))).collect();
-        Found { states: checker.unique_state_count(), events, broken }
+        exploration::explore(
+            [World { parts, budget, lease, decisions, events: events.clone() }],
+            until,
+        )
     }
 }
 
 #[test]
 fn protocol_keeps_its_promises_in_every_schedule() {
-    let mut not_reached = Vec::from(TO_REACH);
+    let (mut not_reached, events) = (Vec::from(TO_REACH), Events::default());
     for mut scenario in ALL {
         if std::env::var_os("SHIZUKU_LONG").is_some() {
             (scenario.more)(&mut scenario);
         }
-        let found = scenario.explore(PRODUCTION, None);
+        let found = scenario.explore(PRODUCTION, &events, None);
         println!("{}: {} states", scenario.name, found.states);
         assert!(found.broken.is_empty(), "{scenario:?}: {:#?}", found.broken);
-        not_reached.retain(|(event, _)| !found.events.have(*event));
     }
+    not_reached.retain(|(event, _)| !events.have(*event));
     assert!(not_reached.is_empty(), "the worlds are too small for {not_reached:?}");
 }
 
 #[test]
 fn mutation_of_each_decision_breaks_a_promise() {
-    let mut promises = BTreeSet::from(promises::PROMISES);
-    let mut missed = Vec::new();
-    for Mutation { name, decisions, scenario, breaks } in mutations::all() {
-        let found = scenario.explore(decisions, Some(breaks));
-        println!("{name}: broken after {} states", found.states);
-        if !found.broken.contains_key(breaks) {
-            missed.push(format!("{name}, in {}, breaks only {:#?}", scenario.name, found.broken));
-        }
-        promises.remove(breaks);
-    }
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
-    assert!(promises.is_empty(), "nothing breaks {promises:?}");
+    assert_each_breaks(mutations::all(), promises::PROMISES, |scenario, decisions, breaks| {
+        scenario.explore(decisions, &Events::default(), Some(breaks))
+    });
 }

@@ -3,18 +3,11 @@
 use super::decisions::{Decisions, PRODUCTION, RunRules};
 use super::world::{COMES_TO_REST, COVERS, DELETION_FIRST, GIVES_UP, IN_ORDER, RIGHT};
 use super::{CRASHES, MADE_AGAIN, SCOPES, STOPS, Scenario, TROUBLE, VANISHES};
+use crate::exploration;
 use crate::replica::phase::{self, Next, Phase};
 use crate::store::VersionToken;
 
-/// A wrong decision.
-pub(super) struct Mutation {
-    pub(super) name: &'static str,
-    pub(super) decisions: Decisions,
-    /// The scenario in which it does harm.
-    pub(super) scenario: Scenario,
-    /// The guarantee that it breaks.
-    pub(super) breaks: &'static str,
-}
+type Mutation = exploration::Mutation<Decisions, Scenario>;
 
 fn mutation(
     name: &'static str,

@@ -11,20 +11,13 @@ use super::{
     ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
     Scenario, TRIES, UNKNOWN,
 };
+use crate::exploration;
 use crate::rw_lock::lease::{self, EntryMeaning};
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::FencingToken;
 
-/// A wrong decision.
-pub(super) struct Mutation {
-    pub(super) name: &'static str,
-    pub(super) decisions: Decisions,
-    /// The scenario in which it does harm.
-    pub(super) scenario: Scenario,
-    /// The promise that it breaks there.
-    pub(super) breaks: &'static str,
-}
+type Mutation = exploration::Mutation<Decisions, Scenario>;
 
 fn mutation(
     name: &'static str,

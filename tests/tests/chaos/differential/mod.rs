@@ -11,14 +11,6 @@
 //! 3. In a store with `max_value_size`, an expected version, a fencing token and a time to live
 //!    reduce the largest value on NATS by up to 160 bytes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod ledger;
 mod mirror;
 mod readers;

@@ -69,6 +69,66 @@ impl Plan {
     }
 }
 
+/// A write of one key. Expected versions are those of both sides.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Put,
+    Create,
+    Update([VersionToken; 2]),
+    Delete,
+    DeleteVersion([VersionToken; 2]),
+    Purge,
+    FencedPut(FencingToken),
+    FencedDelete(FencingToken),
+    PutWithTtl,
+}
+
+impl Kind {
+    fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::DeleteVersion(_) | Self::Purge | Self::FencedDelete(_))
+    }
+
+    async fn write(
+        self,
+        store: &Store,
+        side: Side,
+        key: &Key,
+        value: &Bytes,
+    ) -> KvResult<VersionToken> {
+        let fenced = || store.fenced().expect("neither store loses entries by itself");
+        let (key, value) = (key.clone(), value.clone());
+        match self {
+            Self::Put => store.put(key, value).await,
+            Self::Create => store.create(key, value).await,
+            Self::Update(versions) => store.update(key, value, versions[side.index()]).await,
+            Self::Delete => store.delete(key).await,
+            Self::DeleteVersion(versions) => {
+                store.delete_with_version(key, versions[side.index()]).await
+            }
+            Self::Purge => store.purge(key).await,
+            Self::FencedPut(token) => fenced().put(key, value, token).await,
+            Self::FencedDelete(token) => fenced().delete(key, token).await,
+            Self::PutWithTtl => {
+                store.ttl().expect("the store has times to live").put(key, value, TTL).await
+            }
+        }
+    }
+
+    /// Returns the entry that this leaves, without its versions and times.
+    fn blank(self, plan: Plan, value: &[u8]) -> Write {
+        let write = match self {
+            Self::Purge => blank(plan.purged(), &[]),
+            _ if self.deletes() => blank(KvOperation::Delete, &[]),
+            _ => blank(KvOperation::Put, value),
+        };
+        let fence = match self {
+            Self::FencedPut(token) | Self::FencedDelete(token) => Some(token),
+            _ => None,
+        };
+        Write { fence, ..write }
+    }
+}
+
 /// The results of both backends for one operation.
 type Answers<T> = [KvResult<T>; 2];
 
@@ -149,33 +209,37 @@ impl Run {
     }
 
     async fn step(&mut self) -> Result<(), String> {
-        match self.rng.u8(..100) {
-            0..24 => self.put().await,
-            24..30 => self.create().await,
-            30..38 => self.update().await,
-            38..46 => self.delete().await,
-            46..51 => self.purge().await,
-            51..54 => self.put_many().await,
-            54..58 => self.fenced().await,
-            58..61 => self.put_with_ttl().await,
-            61..66 => {
-                let key = self.key();
-                self.compare_key(&key).await
-            }
+        let key = self.key();
+        let kind = match self.rng.u8(..100) {
+            0..24 => Kind::Put,
+            24..30 => Kind::Create,
+            30..38 => Kind::Update(self.version(&key)),
+            38..42 => Kind::Delete,
+            42..46 => Kind::DeleteVersion(self.version(&key)),
+            46..51 => Kind::Purge,
+            51..54 => return self.put_many().await,
+            54..56 => Kind::FencedPut(self.token()),
+            56..58 => Kind::FencedDelete(self.token()),
+            58..61 if self.plan.key_ttl && self.expiring.is_empty() => Kind::PutWithTtl,
+            58..61 => Kind::Put,
+            61..66 => return self.compare_key(&key).await,
             66..69 => {
                 let scope = self.scope();
-                self.compare_state(&scope).await
+                return self.compare_state(&scope).await;
             }
-            69..75 => self.open_watch().await,
-            75..82 => self.read_watch().await,
-            82..85 => self.save_cursor().await,
-            85..89 => self.resume_watch().await,
-            89..91 => self.close_watch(),
-            91..94 => self.open_listing(),
-            94..98 => self.read_listing().await,
-            98 => self.burst().await,
-            _ => self.replicate().await,
-        }
+            69..75 => return self.open_watch().await,
+            75..82 => return self.read_watch().await,
+            82..85 => return self.save_cursor().await,
+            85..89 => return self.resume_watch().await,
+            89..91 => return self.close_watch(),
+            91..94 => return self.open_listing(),
+            94..98 => return self.read_listing().await,
+            98 => return self.burst().await,
+            _ => return self.replicate().await,
+        };
+        let value = self.value();
+        self.note(format!("{kind:?} of {key} ({} bytes)", value.len()));
+        self.write(&key, kind, value).await
     }
 
     fn key(&mut self) -> Key {
@@ -210,35 +274,47 @@ impl Run {
         self.log.push(format!("[{}] {}", self.ledger.tick(), what.into()));
     }
 
-    /// Makes a write on both sides, compares the results with each other and with `expected`, and
+    /// Makes a write on both sides, compares the results with each other and with the ledger, and
     /// records a success.
-    async fn write<F>(
-        &mut self,
-        key: &Key,
-        write: Write,
-        expected: Option<&'static str>,
-        mut act: impl FnMut(Store, Side) -> F,
-    ) -> Result<bool, String>
-    where
-        F: Future<Output = KvResult<VersionToken>>,
-    {
-        let sent = Side::BOTH.map(|_| self.ledger.tick());
-        let mut answers = Vec::new();
-        let mut acknowledged = sent;
+    async fn write(&mut self, key: &Key, kind: Kind, value: Bytes) -> Result<(), String> {
+        let expected = self.expected(key, kind, &value);
+        let (written_at, sent) = (Instant::now(), Side::BOTH.map(|_| self.ledger.tick()));
+        let (mut versions, mut acknowledged) = (Vec::new(), sent);
         for side in Side::BOTH {
-            answers.push(act(self.stores[side.index()].clone(), side).await);
+            let answer = kind.write(&self.stores[side.index()], side, key, &value).await;
             acknowledged[side.index()] = self.ledger.tick();
-        }
-        let [memory, nats]: Answers<VersionToken> = answers.try_into().unwrap();
-        for (side, answer) in [(Side::Memory, &memory), (Side::Nats, &nats)] {
-            if kind(answer) != expected {
+            if name(&answer) != expected {
                 return Err(format!("{side:?} answered {answer:?}, expected {expected:?}"));
             }
+            versions.extend(answer);
         }
-        let (Ok(memory), Ok(nats)) = (memory, nats) else { return Ok(false) };
+        let Ok(versions) = versions.try_into() else { return Ok(()) };
         self.expiring.retain(|(expiring, ..)| expiring != key);
-        self.ledger.add(key, Write { versions: [memory, nats], sent, acknowledged, ..write });
-        Ok(true)
+        if matches!(kind, Kind::PutWithTtl) {
+            self.expiring.push((key.clone(), sent[0], written_at));
+        }
+        let write = kind.blank(self.plan, &value);
+        self.ledger.add(key, Write { versions, sent, acknowledged, ..write });
+        Ok(())
+    }
+
+    /// Returns the error that a write causes, if any.
+    fn expected(&self, key: &Key, kind: Kind, value: &Bytes) -> Option<&'static str> {
+        let newest = self.ledger.newest(key);
+        let is_other = |versions| newest.as_ref().is_none_or(|newest| newest.versions != versions);
+        let too_large = self.too_large(value).filter(|_| !kind.deletes());
+        too_large.or(match kind {
+            Kind::Create if newest.as_ref().is_some_and(Write::is_live) => Some("AlreadyExists"),
+            Kind::Update(versions) | Kind::DeleteVersion(versions) if is_other(versions) => {
+                Some("RevisionMismatch")
+            }
+            Kind::FencedPut(token) | Kind::FencedDelete(token)
+                if newest.as_ref().and_then(|newest| newest.fence) > Some(token) =>
+            {
+                Some("Fenced")
+            }
+            _ => None,
+        })
     }
 
     /// Returns the error caused by the size of a value, if any.
@@ -246,36 +322,9 @@ impl Run {
         (self.plan.limits_size && value.len() > LARGEST).then_some("ValueTooLarge")
     }
 
-    async fn put(&mut self) -> Result<(), String> {
-        let (key, value) = (self.key(), self.value());
-        self.note(format!("put {key} ({} bytes)", value.len()));
-        let expected = self.too_large(&value);
-        let write = blank(KvOperation::Put, &value);
-        self.write(&key.clone(), write, expected, |store, _| {
-            let (key, value) = (key.clone(), value.clone());
-            async move { store.put(key, value).await }
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn create(&mut self) -> Result<(), String> {
-        let (key, value) = (self.key(), self.value());
-        self.note(format!("create {key}"));
-        let is_live = self.ledger.newest(&key).is_some_and(|write| write.is_live());
-        let expected = self.too_large(&value).or(is_live.then_some("AlreadyExists"));
-        let write = blank(KvOperation::Put, &value);
-        self.write(&key.clone(), write, expected, |store, _| {
-            let (key, value) = (key.clone(), value.clone());
-            async move { store.create(key, value).await }
-        })
-        .await
-        .map(drop)
-    }
-
     /// Returns a version to expect: the newest, an older one, another key's, or one that never
-    /// existed. Also returns whether it is the newest.
-    fn version(&mut self, key: &Key) -> ([VersionToken; 2], bool) {
+    /// existed.
+    fn version(&mut self, key: &Key) -> [VersionToken; 2] {
         let never = [VersionToken::from_u64(u64::MAX / 2); 2];
         let other = self.key();
         let writes = self.ledger.writes();
@@ -286,112 +335,11 @@ impl Run {
             6 => writes.get(&other).and_then(|all| all.last()),
             _ => None,
         };
-        let versions = pick.map_or(never, |write| write.versions);
-        (versions, all.last().is_some_and(|write| write.versions == versions))
+        pick.map_or(never, |write| write.versions)
     }
 
-    async fn update(&mut self) -> Result<(), String> {
-        let (key, value) = (self.key(), self.value());
-        let (versions, is_newest) = self.version(&key);
-        self.note(format!("update {key} expecting {versions:?}"));
-        let expected = self.too_large(&value).or((!is_newest).then_some("RevisionMismatch"));
-        let write = blank(KvOperation::Put, &value);
-        self.write(&key.clone(), write, expected, |store, side| {
-            let (key, value, version) = (key.clone(), value.clone(), versions[side.index()]);
-            async move { store.update(key, value, version).await }
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn delete(&mut self) -> Result<(), String> {
-        let key = self.key();
-        let versions = self.rng.bool().then(|| self.version(&key));
-        self.note(format!("delete {key} expecting {versions:?}"));
-        let expected =
-            versions.is_some_and(|(_, is_newest)| !is_newest).then_some("RevisionMismatch");
-        let write = blank(KvOperation::Delete, &Bytes::new());
-        self.write(&key.clone(), write, expected, |store, side| {
-            let (key, version) =
-                (key.clone(), versions.map(|(versions, _)| versions[side.index()]));
-            async move {
-                match version {
-                    Some(version) => store.delete_with_version(key, version).await,
-                    None => store.delete(key).await,
-                }
-            }
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn purge(&mut self) -> Result<(), String> {
-        let key = self.key();
-        self.note(format!("purge {key}"));
-        let write = blank(self.plan.purged(), &[]);
-        self.write(&key.clone(), write, None, |store, _| {
-            let key = key.clone();
-            async move { store.purge(key).await }
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn fenced(&mut self) -> Result<(), String> {
-        let (key, value, token) =
-            (self.key(), self.value(), FencingToken::from_u64(self.rng.u64(1..6)));
-        let deletes = self.rng.bool();
-        self.note(format!(
-            "fenced {} of {key} with {token:?}",
-            if deletes { "delete" } else { "put" }
-        ));
-        let is_older = self
-            .ledger
-            .newest(&key)
-            .and_then(|write| write.fence)
-            .is_some_and(|known| known > token);
-        let fenced = is_older.then_some("Fenced");
-        let (write, expected) = if deletes {
-            (blank(KvOperation::Delete, &Bytes::new()), fenced)
-        } else {
-            (blank(KvOperation::Put, &value), self.too_large(&value).or(fenced))
-        };
-        let write = Write { fence: Some(token), ..write };
-        self.write(&key.clone(), write, expected, |store, _| {
-            let (key, value) = (key.clone(), value.clone());
-            async move {
-                let fenced = store.fenced().expect("neither store loses entries by itself");
-                if deletes {
-                    fenced.delete(key, token).await
-                } else {
-                    fenced.put(key, value, token).await
-                }
-            }
-        })
-        .await
-        .map(drop)
-    }
-
-    async fn put_with_ttl(&mut self) -> Result<(), String> {
-        if !self.plan.key_ttl || !self.expiring.is_empty() {
-            return self.put().await;
-        }
-        let (key, value) = (self.key(), self.value());
-        self.note(format!("put {key} with a time to live"));
-        let (expected, write) = (self.too_large(&value), blank(KvOperation::Put, &value));
-        let (written, tick) = (Instant::now(), self.ledger.tick());
-        let is_written = self
-            .write(&key.clone(), write, expected, |store, _| {
-                let (key, value) = (key.clone(), value.clone());
-                async move {
-                    store.ttl().expect("the store has times to live").put(key, value, TTL).await
-                }
-            })
-            .await?;
-        if is_written {
-            self.expiring.push((key, tick, written));
-        }
-        Ok(())
+    fn token(&mut self) -> FencingToken {
+        FencingToken::from_u64(self.rng.u64(1..6))
     }
 
     async fn expire_before_it_is_near(&mut self) -> Result<(), String> {
@@ -424,7 +372,7 @@ impl Run {
         }
         let versions: [VersionToken; 2] = versions.try_into().unwrap();
         let now = self.ledger.tick();
-        let write = blank(KvOperation::Expire, &Bytes::new());
+        let write = blank(KvOperation::Expire, &[]);
         self.ledger.add(key, Write { versions, sent: [tick; 2], acknowledged: [now; 2], ..write });
         Ok(())
     }
@@ -445,14 +393,14 @@ impl Run {
         let acknowledged = Side::BOTH.map(|_| self.ledger.tick());
         for (((key, value), memory), nats) in items.into_iter().zip(memory).zip(nats) {
             let expected = self.too_large(&value);
-            if kind(&memory) != expected || kind(&nats) != expected {
+            if name(&memory) != expected || name(&nats) != expected {
                 return Err(format!(
                     "put_many of {key}: {memory:?} and {nats:?}, expected {expected:?}"
                 ));
             }
             if let (Ok(memory), Ok(nats)) = (memory, nats) {
                 self.expiring.retain(|(expiring, ..)| *expiring != key);
-                let write = blank(KvOperation::Put, &value);
+                let write = Kind::Put.blank(self.plan, &value);
                 self.ledger
                     .add(&key, Write { versions: [memory, nats], sent, acknowledged, ..write });
             }
@@ -697,9 +645,10 @@ impl Run {
         for _ in 0..self.rng.usize(1..40) {
             let key = keys[self.rng.usize(..keys.len())].clone();
             let times = self.rng.usize(1..4);
-            let operation = self.rng.u8(..4);
+            let kind = [Kind::Delete, Kind::Purge, Kind::Put, Kind::Put][self.rng.usize(..4)];
             for _ in 0..times {
-                self.overwrite(&key, operation).await?;
+                let value = Bytes::from(self.rng.u64(..).to_string());
+                self.write(&key, kind, value).await?;
             }
         }
         for listings in std::mem::take(&mut self.listings) {
@@ -711,33 +660,6 @@ impl Run {
             watching.settle(&self.ledger).await?;
         }
         Ok(())
-    }
-
-    async fn overwrite(&mut self, key: &Key, operation: u8) -> Result<(), String> {
-        let value = self.rng.u64(..).to_string();
-        let value = Bytes::from(value);
-        let kind = match operation {
-            0 => KvOperation::Delete,
-            1 => KvOperation::Purge,
-            _ => KvOperation::Put,
-        };
-        let write = match kind {
-            KvOperation::Put => blank(kind, &value),
-            KvOperation::Purge => blank(self.plan.purged(), &[]),
-            _ => blank(kind, &[]),
-        };
-        self.write(key, write, None, |store, _| {
-            let (key, value) = (key.clone(), value.clone());
-            async move {
-                match kind {
-                    KvOperation::Delete => store.delete(key).await,
-                    KvOperation::Purge => store.purge(key).await,
-                    _ => store.put(key, value).await,
-                }
-            }
-        })
-        .await
-        .map(drop)
     }
 
     fn open_listing_of(&mut self, scope: WatchScope, keys_only: bool) {
@@ -771,34 +693,27 @@ async fn write_alone(
     for _ in 0..writes {
         let key = &keys[rng.usize(..keys.len())];
         let value = Bytes::from(rng.u64(..).to_string());
-        let operation = match rng.u8(..8) {
-            0 => KvOperation::Delete,
-            1 => KvOperation::Purge,
-            _ => KvOperation::Put,
+        let kind = match rng.u8(..8) {
+            0 => Kind::Delete,
+            1 => Kind::Purge,
+            _ => Kind::Put,
         };
         let (mut versions, mut sent, mut acknowledged) = (Vec::new(), [0; 2], [0; 2]);
         for side in Side::BOTH {
-            let store = &stores[side.index()];
             sent[side.index()] = ledger.tick();
-            let answer = match operation {
-                KvOperation::Delete => store.delete(key.clone()).await,
-                KvOperation::Purge => store.purge(key.clone()).await,
-                _ => store.put(key.clone(), value.clone()).await,
-            };
+            let answer = kind.write(&stores[side.index()], side, key, &value).await;
             acknowledged[side.index()] = ledger.tick();
-            versions.push(
-                answer.map_err(|error| format!("{operation:?} of {key} on {side:?}: {error}"))?,
-            );
+            versions
+                .push(answer.map_err(|error| format!("{kind:?} of {key} on {side:?}: {error}"))?);
         }
-        let versions = versions.try_into().unwrap();
-        let write = match operation {
-            KvOperation::Put => blank(operation, &value),
-            KvOperation::Purge => blank(plan.purged(), &[]),
-            _ => blank(operation, &[]),
-        };
+        let (versions, write) = (versions.try_into().unwrap(), kind.blank(plan, &value));
         ledger.add(key, Write { versions, sent, acknowledged, ..write });
     }
     Ok(())
+}
+
+fn pick<'a, T>(rng: &mut Rng, from: &'a mut [T]) -> Option<&'a mut T> {
+    if from.is_empty() { None } else { from.get_mut(rng.usize(..from.len())) }
 }
 
 fn blank(operation: KvOperation, value: &[u8]) -> Write {
@@ -813,12 +728,8 @@ fn blank(operation: KvOperation, value: &[u8]) -> Write {
     }
 }
 
-fn pick<'a, T>(rng: &mut Rng, from: &'a mut [T]) -> Option<&'a mut T> {
-    if from.is_empty() { None } else { from.get_mut(rng.usize(..from.len())) }
-}
-
 /// Returns the name of an error's variant, or `None` for a success.
-fn kind<T>(answer: &KvResult<T>) -> Option<&'static str> {
+fn name<T>(answer: &KvResult<T>) -> Option<&'static str> {
     Some(match answer.as_ref().err()? {
         KvError::AlreadyExists { .. } => "AlreadyExists",
         KvError::RevisionMismatch { .. } => "RevisionMismatch",

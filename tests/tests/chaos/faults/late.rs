@@ -55,12 +55,16 @@ async fn open(connection: &Arc<dyn Connection>, config: StoreConfig) -> Store {
     }
 }
 
+async fn next(watch: &mut Watch) -> KvUpdate {
+    let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
+    next.await.expect("an update in time").expect("the watch goes on").unwrap()
+}
+
 /// Returns the updates of a watch up to its caught-up marker.
 async fn state(watch: &mut Watch) -> Versions {
     let mut found = Versions::new();
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
-        match next.await.expect("an update in time").expect("the watch goes on").unwrap() {
+        match next(watch).await {
             KvUpdate::CaughtUp => return found,
             update => {
                 let entry = update.into_entry().unwrap();
@@ -71,7 +75,7 @@ async fn state(watch: &mut Watch) -> Versions {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_has_what_was_acknowledged_before_it() {
+async fn watch_at_late_replica_has_acknowledged_writes() {
     let (_cluster, connection) = late().await;
     let store = open(&connection, StoreConfig::new()).await;
     for number in 0..TRIES {
@@ -92,11 +96,21 @@ async fn a_watch_has_what_was_acknowledged_before_it() {
         }
         let mut watch = store.watch_from(WatchScope::All, before).await.unwrap();
         assert_eq!(state(&mut watch).await.get(&key), Some(&last), "{number}, resumed");
+        // A consumer whose replica does not have the cursor yet must not go back behind it.
+        let last = store.put("last", "value").await.unwrap();
+        let mut watch = store.watch(WatchScope::key("last").unwrap()).await.unwrap();
+        assert_eq!(state(&mut watch).await.get("last").copied(), last.as_u64());
+        let cursor = watch.cursor().unwrap();
+        let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+        assert_eq!(state(&mut watch).await, Versions::new(), "{number}, back from {cursor:?}");
+        let after = store.put("after", "value").await.unwrap();
+        let entry = next(&mut watch).await.into_entry().unwrap();
+        assert_eq!(entry.version, after, "{number}, back from {cursor:?} to {}", entry.key);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_has_every_key_while_all_are_written() {
+async fn watch_at_late_replica_has_every_key_under_writes() {
     let (_cluster, connection) = late().await;
     let store = open(&connection, StoreConfig::new()).await;
     let (acknowledged, ended) =
@@ -130,7 +144,7 @@ async fn a_watch_has_every_key_while_all_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_listing_has_every_key_and_of_the_leader_the_newest_values() {
+async fn listing_has_every_key_and_the_leaders_values() {
     let (_cluster, connection) = late().await;
     let any = open(&connection, StoreConfig::new()).await;
     let leader = open(&connection, StoreConfig::new().consistency(ReadConsistency::Leader)).await;

@@ -5,19 +5,10 @@
 //! `SHIZUKU_SEED` makes the same decisions again: the faults, and the writes of each writer. The
 //! machine decides when they happen. `docs/reliability.md` lists what is checked and what is not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod bucket;
 mod check;
 mod cursors;
 mod history;
-mod lagging;
 mod late;
 mod log;
 mod record;

@@ -5,19 +5,10 @@
 //! `SHIZUKU_SEED` makes the same decisions again. `docs/reliability.md` lists what is linearizable
 //! and what is not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod check;
 mod client;
 mod cut_off;
 mod history;
-#[allow(dead_code, reason = "the fault tests use more of it")]
 mod refused;
 mod register;
 mod run;

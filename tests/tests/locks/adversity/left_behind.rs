@@ -57,51 +57,38 @@ async fn rounds_of_all_outcomes_leave_no_task() {
     tasks_return_to(before).await;
 }
 
-/// The sessions ahead of a rejected claim are watched in case it comes back. In a deleted store
-/// that has no end.
+/// The sessions ahead of a claim are watched, also of a rejected one in case it comes back. In a
+/// deleted store, or under a foreign record, that has no end.
 #[tokio::test(start_paused = true)]
-async fn rejected_try_leaves_no_task_in_deleted_store() {
-    let world = World::in_memory().await;
-    let [holder, trier] = world.processes().await;
-    let before = Handle::current().metrics().num_alive_tasks();
-    let held = holder.lock().write().await.unwrap();
-    assert!(trier.lock().try_write().await.is_err());
-    world.connection.delete_store(&world.name).await.unwrap();
-    within(5, "the holder is notified", held.lost()).await;
-    drop(held);
-    assert_eq!(requests_at_rest(&trier).await, 0);
-    tasks_return_to(before).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn waiter_leaves_no_task_in_deleted_store() {
-    let world = World::in_memory().await;
-    let [holder, waiter] = world.processes().await;
-    let before = Handle::current().metrics().num_alive_tasks();
-    let held = holder.lock().write().await.unwrap();
-    let waiting = waiter.start_waiting();
-    world.in_line(1).await;
-    pass(LEASE).await;
-    world.connection.delete_store(&world.name).await.unwrap();
-    within(5, "the waiter is notified", waiting).await.unwrap().unwrap_err();
-    drop(held);
-    assert_eq!(requests_at_rest(&waiter).await, 0);
-    tasks_return_to(before).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn rejected_try_leaves_no_task_at_foreign_record() {
-    let world = World::in_memory().await;
-    let [holder, trier] = world.processes().await;
-    let before = Handle::current().metrics().num_alive_tasks();
-    let held = holder.lock().write().await.unwrap();
-    assert!(trier.lock().try_write().await.is_err());
-    pass(LEASE / 10).await;
-    world.around.put(RECORD, "no record").await.unwrap();
-    within(5, "the holder is notified", held.lost()).await;
-    drop(held);
-    assert_eq!(requests_at_rest(&trier).await, 0);
-    tasks_return_to(before).await;
+async fn claim_without_a_record_leaves_no_task() {
+    for (waits, is_deleted) in [(false, true), (true, true), (false, false)] {
+        let case = format!("waits {waits}, store is deleted {is_deleted}");
+        let world = World::in_memory().await;
+        let [holder, claimer] = world.processes().await;
+        let before = Handle::current().metrics().num_alive_tasks();
+        let held = holder.lock().write().await.unwrap();
+        let waiting = if waits {
+            let waiting = claimer.start_waiting();
+            world.in_line(1).await;
+            Some(waiting)
+        } else {
+            assert!(claimer.lock().try_write().await.is_err());
+            None
+        };
+        pass(LEASE / 10).await;
+        if is_deleted {
+            world.connection.delete_store(&world.name).await.unwrap();
+        } else {
+            world.around.put(RECORD, "no record").await.unwrap();
+        }
+        within(5, "the holder is notified", held.lost()).await;
+        drop(held);
+        if let Some(waiting) = waiting {
+            within(5, "the waiter is notified", waiting).await.unwrap().unwrap_err();
+        }
+        assert_eq!(requests_at_rest(&claimer).await, 0, "{case}");
+        tasks_return_to(before).await;
+    }
 }
 
 /// A lock without a guard is held although all handles are dropped. Once it is lost, no part of it

@@ -5,14 +5,6 @@
 //!
 //! In memory the clock moves only while a test waits, so that seconds of it take no time.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod broken_tasks;
 mod denied_watches;
 mod faults;

@@ -3,12 +3,16 @@
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 
-use crate::adversity::world::{LEASE, Process, RECORD, World, lock_of, pass, within};
+use crate::adversity::world::{LEASE, Process, RECORD, STEADY_LEASE, World, lock_of, pass, within};
 
-/// Recreates the store. On a server the existing handles continue with it; in memory the test's
-/// stores behave as if they did.
-async fn recreate(world: &mut World, processes: &[&Process], is_on_nats: bool) {
-    world.recreate(if is_on_nats { &[] } else { processes }).await;
+/// Runs a test in memory, with a clock that moves only while it waits, then on a server.
+async fn on_both(test: impl AsyncFn(World)) {
+    tokio::time::pause();
+    println!("in memory");
+    test(World::in_memory().await).await;
+    tokio::time::resume();
+    println!("on NATS");
+    test(World::on_nats().await).await;
 }
 
 /// Makes changes, so that the versions of a new store are far lower.
@@ -20,10 +24,10 @@ async fn use_it(process: &Process) {
 
 /// Otherwise a process would wait for a version that never comes, or hold a lock under a session
 /// that does not exist.
-async fn free_lock_is_granted(mut world: World, is_on_nats: bool) {
+async fn free_lock_is_granted(mut world: World) {
     let [one] = world.processes().await;
     use_it(&one).await;
-    recreate(&mut world, &[&one], is_on_nats).await;
+    world.recreate(&[&one]).await;
     // The first attempts may use the session of the old store, whose loss is detected at its next
     // renewal.
     let guard = within(5, "it is granted under a session of the new store", async {
@@ -48,22 +52,17 @@ async fn free_lock_is_granted(mut world: World, is_on_nats: bool) {
     world.held_by(0).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn free_lock_of_recreated_store_is_granted_in_memory() {
-    free_lock_is_granted(World::in_memory().await, false).await;
-}
-
 #[tokio::test]
-async fn free_lock_of_recreated_store_is_granted_on_nats() {
-    free_lock_is_granted(World::on_nats().await, true).await;
+async fn free_lock_of_recreated_store_is_granted() {
+    on_both(free_lock_is_granted).await;
 }
 
 /// Otherwise a process that considers the new record old would not see its holder, or would wait
 /// for ever.
-async fn held_lock_is_waited_for(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_waited_for(mut world: World) {
     let [one] = world.processes().await;
     use_it(&one).await;
-    recreate(&mut world, &[&one], is_on_nats).await;
+    world.recreate(&[&one]).await;
     let [other] = world.processes().await;
     let theirs = other.lock().write().await.unwrap();
     let waiting = one.start_waiting();
@@ -77,25 +76,20 @@ async fn held_lock_is_waited_for(mut world: World, is_on_nats: bool) {
     assert!(guard.is_held());
 }
 
-#[tokio::test(start_paused = true)]
-async fn held_lock_of_recreated_store_is_waited_for_in_memory() {
-    held_lock_is_waited_for(World::in_memory().await, false).await;
-}
-
 #[tokio::test]
-async fn held_lock_of_recreated_store_is_waited_for_on_nats() {
-    held_lock_is_waited_for(World::on_nats().await, true).await;
+async fn held_lock_of_recreated_store_is_waited_for() {
+    on_both(held_lock_is_waited_for).await;
 }
 
 /// Otherwise a holder in the old store would rely on its lock, or release another's lock in the new
 /// one.
-async fn held_lock_is_lost(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_lost(mut world: World) {
     let [one, other] = world.processes().await;
     use_it(&one).await;
     let held = one.lock().write().await.unwrap();
     let waiting = other.start_waiting();
     world.in_line(1).await;
-    recreate(&mut world, &[&one, &other], is_on_nats).await;
+    world.recreate(&[&one, &other]).await;
     within(5, "the holder is notified", held.lost()).await;
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
@@ -111,14 +105,9 @@ async fn held_lock_is_lost(mut world: World, is_on_nats: bool) {
     assert_eq!(world.state().await.holders.len(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn lock_of_deleted_store_is_lost_in_memory() {
-    held_lock_is_lost(World::in_memory().await, false).await;
-}
-
 #[tokio::test]
-async fn lock_of_deleted_store_is_lost_on_nats() {
-    held_lock_is_lost(World::on_nats().await, true).await;
+async fn lock_of_deleted_store_is_lost() {
+    on_both(held_lock_is_lost).await;
 }
 
 /// Stores live sessions under all keys that a new session could use, except one.
@@ -133,7 +122,7 @@ async fn occupy_all_but(world: &World, key: &str) {
 /// Without a salt a renewal of the deleted store would replace the entry of the new session.
 /// Without a new read its process would replace the new record. Both have the very versions that
 /// they had in the deleted store.
-async fn holder_survives_writes_from_deleted_store(mut world: World, is_on_nats: bool) {
+async fn holder_survives_writes_from_deleted_store(mut world: World) {
     let [one] = world.processes().await;
     for number in 0..7 {
         one.store.put(format!("another.{number}"), "x").await.unwrap();
@@ -141,7 +130,7 @@ async fn holder_survives_writes_from_deleted_store(mut world: World, is_on_nats:
     let old = one.lock_for(3 * LEASE).write().await.unwrap();
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
     let session = world.around.entry(&*key).await.unwrap().unwrap();
-    recreate(&mut world, &[&one], is_on_nats).await;
+    world.recreate(&[&one]).await;
     occupy_all_but(&world, &key).await;
     let [other] = world.processes().await;
     let held = other.lock_for(3 * LEASE).write().await.unwrap();
@@ -155,18 +144,13 @@ async fn holder_survives_writes_from_deleted_store(mut world: World, is_on_nats:
     held.release().await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn holder_survives_writes_from_deleted_store_in_memory() {
-    holder_survives_writes_from_deleted_store(World::in_memory().await, false).await;
-}
-
 #[tokio::test]
-async fn holder_survives_writes_from_deleted_store_on_nats() {
-    holder_survives_writes_from_deleted_store(World::on_nats().await, true).await;
+async fn writes_from_deleted_store_do_not_affect_holder() {
+    on_both(holder_survives_writes_from_deleted_store).await;
 }
 
 /// A key of the deleted store can still receive renewals from before the deletion.
-async fn old_handle_uses_session_keys_of_new_store(mut world: World, is_on_nats: bool) {
+async fn old_handle_uses_session_keys_of_new_store(mut world: World) {
     let [one] = world.processes().await;
     drop(one.lock().write().await.unwrap());
     within(5, "its session ends", async {
@@ -175,7 +159,7 @@ async fn old_handle_uses_session_keys_of_new_store(mut world: World, is_on_nats:
         }
     })
     .await;
-    recreate(&mut world, &[&one], is_on_nats).await;
+    world.recreate(&[&one]).await;
     let [other] = world.processes().await;
     // The handle of the deleted store is the first to open a session.
     let held =
@@ -188,14 +172,9 @@ async fn old_handle_uses_session_keys_of_new_store(mut world: World, is_on_nats:
     assert!(held.is_held() && theirs.is_held());
 }
 
-#[tokio::test(start_paused = true)]
-async fn old_handle_uses_session_keys_of_new_store_in_memory() {
-    old_handle_uses_session_keys_of_new_store(World::in_memory().await, false).await;
-}
-
 #[tokio::test]
-async fn old_handle_uses_session_keys_of_new_store_on_nats() {
-    old_handle_uses_session_keys_of_new_store(World::on_nats().await, true).await;
+async fn session_keys_of_old_handle_are_those_of_new_store() {
+    on_both(old_handle_uses_session_keys_of_new_store).await;
 }
 
 /// A process of the deleted store may write its claim after the deletion. A key that is created to
@@ -210,7 +189,7 @@ async fn claim_of_deleted_store_is_evicted_without_a_key() {
     world.recreate(&[]).await;
     world.around.put(RECORD, record.value).await.unwrap();
     let [other] = world.processes().await;
-    let options = LockOptions::new().lease(LEASE).wait(200 * LEASE);
+    let options = LockOptions::new().lease(STEADY_LEASE).wait(200 * LEASE);
     let lock = DistroRwLock::with_options(&other.store, "r", options).unwrap();
     // A session without a key is considered alive for a minute.
     let guard = within(90, "it is granted", lock.write()).await.unwrap();

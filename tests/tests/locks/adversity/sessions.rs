@@ -45,20 +45,29 @@ async fn dead_session_purged_from_stream_is_evicted() {
     within(15, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Otherwise a process without a session key would continue until the end of its lease.
+/// Otherwise a process without a session key would continue until the end of its lease. The key is
+/// deleted, or lost without a trace.
 #[tokio::test(start_paused = true)]
-async fn holder_of_lost_session_key_is_notified_at_renewal() {
-    let world = World::in_memory().await;
-    let [holder] = world.processes().await;
-    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
-    let session = world.state().await.holders[0].claim.session.clone();
-    holder.faults.lose_key(&format!("rw_lock_session.{session}"));
-    assert_eq!(within(21, "it is notified", held.lost()).await, LockLoss::Evicted);
-    // The new claim has a session of its own.
-    let guard =
-        within(5, "it is granted again", holder.lock_for(LONG_LEASE).write()).await.unwrap();
-    pass(LONG_LEASE).await;
-    assert!(guard.is_held());
+async fn holder_without_session_key_is_notified_at_renewal() {
+    for is_deleted in [true, false] {
+        let world = World::in_memory().await;
+        let [holder, other] = world.processes().await;
+        let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
+        let key = world.key_of_holder().await;
+        if is_deleted {
+            world.around.delete(key).await.unwrap();
+        } else {
+            holder.faults.lose_key(&key);
+        }
+        assert_eq!(within(21, "it is notified", held.lost()).await, LockLoss::Evicted);
+        // The new claim has a session of its own.
+        let lock = holder.lock_for(LONG_LEASE);
+        let guard = within(5, "it is granted again", lock.write()).await.unwrap();
+        pass(LONG_LEASE).await;
+        assert!(guard.is_held(), "deleted {is_deleted}");
+        guard.release().await.unwrap();
+        other.is_granted("the loss").await;
+    }
 }
 
 /// Otherwise it would be queued under an ended session, evicted and queued again repeatedly, or
@@ -104,18 +113,6 @@ async fn holder_of_deleted_session_is_notified_at_next_grant() {
     assert!(matches!(loss, LockLoss::Broken | LockLoss::Evicted), "{loss:?}");
     assert!(guard.is_held() && held.release().await.is_err());
     assert_eq!(world.state().await.holders.len(), 1);
-}
-
-/// Otherwise it would not be notified before its lease expires.
-#[tokio::test(start_paused = true)]
-async fn holder_of_deleted_session_is_notified_at_renewal() {
-    let world = World::in_memory().await;
-    let [holder, other] = world.processes().await;
-    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
-    let session = world.state().await.holders[0].claim.session.clone();
-    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
-    assert_eq!(within(21, "it is notified", held.lost()).await, LockLoss::Evicted);
-    other.is_granted("the loss").await;
 }
 
 /// Answers that take up to half of the lease are no reason to lose it. Otherwise each renewal would

@@ -2,57 +2,39 @@
 
 use std::time::Duration;
 
-use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGuard};
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 use tokio::time::Instant;
 
 use crate::adversity::faults::{Fate, Kind};
 use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, lock_of, pass, within};
 
-/// Starts processes one after the other, as a cron job does, until one of them acquires the lock.
-/// Returns the number of rejected ones.
-async fn runs_until_it_gets_in(
-    world: &World,
-    run: impl AsyncFn(&Process) -> Result<WriteGuard, DistroRwLockError>,
-) -> usize {
-    for rejected in 0..6 {
-        let [process] = world.processes().await;
-        if let Ok(guard) = run(&process).await {
-            guard.release().await.unwrap();
-            return rejected;
-        }
-        process.faults.crash();
-        pass(LEASE * 3 / 4).await;
-    }
-    panic!("six of six processes are rejected");
-}
-
-/// Otherwise each process would count from its own first look at the dead one, and end before the
+/// Processes start one after the other, as those of a cron job do, until one of them acquires the
+/// lock. Otherwise each would count from its own first look at the dead one, and end before the
 /// lease is over.
 #[tokio::test(start_paused = true)]
-async fn try_of_new_process_succeeds_after_crash() {
-    let world = World::in_memory().await;
-    let [dead] = world.processes().await;
-    let _held = dead.lock().write().await.unwrap();
-    dead.faults.crash();
-    let rejected =
-        runs_until_it_gets_in(&world, async |process| process.lock().try_write().await).await;
-    // Not before the lease is over, and at once after that.
-    assert!((1..=3).contains(&rejected), "{rejected} were rejected");
-}
-
-#[tokio::test(start_paused = true)]
-async fn short_wait_of_new_process_succeeds_after_crash() {
-    let world = World::in_memory().await;
-    let [dead] = world.processes().await;
-    let _held = dead.lock().write().await.unwrap();
-    dead.faults.crash();
-    let options = LockOptions::new().lease(LEASE).wait(LEASE / 20);
-    let rejected = runs_until_it_gets_in(&world, async |process| {
-        DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap().write().await
-    });
-    let rejected = rejected.await;
-    // Rejected processes have removed their claims, or are dead waiters.
-    assert!((1..=5).contains(&rejected), "{rejected} were rejected");
+async fn short_lived_process_is_granted_lock_of_dead_one() {
+    for waits in [false, true] {
+        let world = World::in_memory().await;
+        let [dead] = world.processes().await;
+        let _held = dead.lock().write().await.unwrap();
+        dead.faults.crash();
+        let options = LockOptions::new().lease(LEASE).wait(LEASE / 20);
+        // Not before the lease is over, and at once after that, unless dead waiters are in the way.
+        let most = if waits { 5 } else { 3 };
+        for rejected in 0.. {
+            let [process] = world.processes().await;
+            let lock = DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap();
+            let claimed = if waits { lock.write().await } else { lock.try_write().await };
+            if let Ok(guard) = claimed {
+                guard.release().await.unwrap();
+                assert!(rejected > 0, "waits {waits}: the first is granted");
+                break;
+            }
+            assert!(rejected < most, "waits {waits}: too many are rejected");
+            process.faults.crash();
+            pass(LEASE * 3 / 4).await;
+        }
+    }
 }
 
 /// The clock of the store has been set, so that all earlier entries look old. No process loses a
@@ -89,57 +71,41 @@ async fn try_is_rejected_at_once_while_holder_lives() {
     held.release().await.unwrap();
 }
 
-/// Queues processes that will die, and one behind them.
-async fn queue_behind(
-    world: &World,
-    dying: &[Process],
-) -> (Process, tokio::task::JoinHandle<Result<WriteGuard, DistroRwLockError>>) {
-    for (number, process) in dying.iter().enumerate() {
-        process.start_waiting_for(STEADY_LEASE);
-        world.in_line(number + 1).await;
-    }
-    let [last] = world.processes().await;
-    let waiting = last.start_waiting_for(STEADY_LEASE);
-    world.in_line(dying.len() + 1).await;
-    pass(2 * STEADY_LEASE).await;
-    (last, waiting)
-}
-
 /// Time for detecting a dead session: the lease and an eighth, and as much again for sessions that
 /// come to be observed one after the other.
 const DETECTION: Duration = Duration::from_secs(STEADY_LEASE.as_secs() * 5 / 2);
 
 /// Otherwise later waiters would wait for one more lease for each of them.
 #[tokio::test(start_paused = true)]
-async fn dead_waiters_are_evicted_together() {
-    let world = World::in_memory().await;
-    let [holder] = world.processes().await;
-    let held = holder.lock_for(STEADY_LEASE).write().await.unwrap();
-    let dying: [Process; 8] = world.processes().await;
-    let (_last, waiting) = queue_behind(&world, &dying).await;
-    dying.iter().for_each(|process| process.faults.crash());
-    within(DETECTION.as_secs(), "all of them are evicted", async {
-        while world.state().await.waiting.len() > 1 {
-            pass(LEASE).await;
+async fn dead_processes_of_a_queue_are_evicted_together() {
+    for is_holder_dead in [false, true] {
+        let world = World::in_memory().await;
+        let [holder, last] = world.processes().await;
+        let held = holder.lock_for(STEADY_LEASE).write().await.unwrap();
+        let dying: [Process; 8] = world.processes().await;
+        for (number, process) in dying.iter().enumerate() {
+            process.start_waiting_for(STEADY_LEASE);
+            world.in_line(number + 1).await;
         }
-    })
-    .await;
-    assert!(held.is_held());
-    held.release().await.unwrap();
-    within(1, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn dead_holder_and_dead_waiters_are_evicted_together() {
-    let world = World::in_memory().await;
-    let [holder] = world.processes().await;
-    let _held = holder.lock_for(STEADY_LEASE).write().await.unwrap();
-    let dying: [Process; 8] = world.processes().await;
-    let (_last, waiting) = queue_behind(&world, &dying).await;
-    holder.faults.crash();
-    dying.iter().for_each(|process| process.faults.crash());
-    let guard = within(DETECTION.as_secs(), "it is granted", waiting).await.unwrap().unwrap();
-    guard.release().await.unwrap();
+        let waiting = last.start_waiting_for(STEADY_LEASE);
+        world.in_line(dying.len() + 1).await;
+        pass(2 * STEADY_LEASE).await;
+        dying.iter().for_each(|process| process.faults.crash());
+        if is_holder_dead {
+            holder.faults.crash();
+        } else {
+            within(DETECTION.as_secs(), "all of them are evicted", async {
+                while world.state().await.waiting.len() > 1 {
+                    pass(LEASE).await;
+                }
+            })
+            .await;
+            assert!(held.is_held());
+            held.release().await.unwrap();
+        }
+        let limit = if is_holder_dead { DETECTION.as_secs() } else { 1 };
+        within(limit, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
+    }
 }
 
 /// Finding a key for the session, creating it, and the swap, however many are queued.

@@ -29,27 +29,29 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     pub(crate) connection: Arc<dyn Connection>,
     pub(crate) name: String,
+    is_on_nats: bool,
     /// Reaches the store without faults.
     pub(crate) around: Store,
 }
 
 impl World {
     pub(crate) async fn in_memory() -> Self {
-        Self::of(connect("memory:").await.unwrap(), StoreConfig::new()).await
+        Self::of("memory:", StoreConfig::new()).await
     }
 
     pub(crate) async fn in_memory_with(config: StoreConfig) -> Self {
-        Self::of(connect("memory:").await.unwrap(), config).await
+        Self::of("memory:", config).await
     }
 
     pub(crate) async fn on_nats() -> Self {
-        Self::of(connect(&NatsServer::shared().url()).await.unwrap(), StoreConfig::new()).await
+        let url = NatsServer::shared().url();
+        Self { is_on_nats: true, ..Self::of(&url, StoreConfig::new()).await }
     }
 
-    async fn of(connection: Arc<dyn Connection>, config: StoreConfig) -> Self {
-        let name = unique("locks");
+    async fn of(url: &str, config: StoreConfig) -> Self {
+        let (connection, name) = (connect(url).await.unwrap(), unique("locks"));
         let around = connection.store_with_config(&name, config).await.unwrap();
-        Self { connection, name, around }
+        Self { connection, name, is_on_nats: false, around }
     }
 
     /// Returns processes that share nothing except the store.
@@ -106,11 +108,12 @@ impl World {
         }
     }
 
-    /// Deletes and recreates the store. The processes continue with it under its name.
+    /// Deletes and recreates the store. The processes continue with it under its name, as the
+    /// handles of a server do by themselves.
     pub(crate) async fn recreate(&mut self, processes: &[&Process]) {
         self.connection.delete_store(&self.name).await.unwrap();
         self.around = self.connection.store(&self.name).await.unwrap();
-        for process in processes {
+        for process in processes.iter().filter(|_| !self.is_on_nats) {
             process.backend.switch_to(&self.around);
         }
     }

@@ -9,8 +9,8 @@ use shizuku_kv::{Connection, Store, StoreConfig, connect};
 use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 
-use crate::faults::line::{Event, Line};
 use crate::faults::worker::Worker;
+use crate::logs::line::Line;
 
 pub(crate) const PLAN: &str = "SHIZUKU_LOCKS_PLAN";
 
@@ -25,7 +25,7 @@ const WORKERS: u64 = 2;
 pub(crate) struct Diary(Arc<Mutex<File>>);
 
 impl Diary {
-    pub(crate) fn note(&self, at: u64, worker: u64, event: Event) {
+    pub(crate) fn note(&self, at: u64, worker: u64, event: String) {
         let line = format!("{}\n", Line { at, worker, event });
         self.0.lock().unwrap().write_all(line.as_bytes()).expect("the log can be written");
     }

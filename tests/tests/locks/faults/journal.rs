@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use crate::faults::line::{Event, Line, Mode};
+use crate::logs::line::Line;
 
 /// The log of one process, as far as it has been read.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Journal {
 
     /// Returns the number of granted locks.
     pub(crate) fn grants(&self) -> usize {
-        let is_grant = |line: &&Line| matches!(line.event, Event::Entered { .. });
+        let is_grant = |line: &&Line| line.event.starts_with("entered ");
         self.0.iter().map(|log| log.lines.iter().filter(is_grant).count()).sum()
     }
 
@@ -62,14 +62,11 @@ impl Journal {
     /// Returns true if a process is in a long section as a writer.
     pub(crate) fn writes_for_a_while(&self, process: u64) -> bool {
         let Some(log) = self.0.iter().find(|log| log.process == process) else { return false };
-        self.last(process).into_iter().filter(|line| line.event == Event::Held(true)).any(|last| {
-            let entered = log.lines.iter().rev().find_map(|line| match line.event {
-                Event::Entered { mode, length, .. } if line.worker == last.worker => {
-                    Some((mode, length))
-                }
-                _ => None,
-            });
-            entered.is_some_and(|(mode, length)| mode == Mode::Write && length >= 300)
+        self.last(process).into_iter().filter(|line| line.event == "held true").any(|last| {
+            let lines = log.lines.iter().rev().filter(|line| line.worker == last.worker);
+            let entered = lines.map(Line::words).find(|words| words[0] == "entered");
+            let is_long = |length: &str| length.parse().is_ok_and(|length: u64| length >= 300);
+            entered.is_some_and(|words| words[2] == "write" && is_long(words[5]))
         })
     }
 

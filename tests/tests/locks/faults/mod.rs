@@ -6,21 +6,9 @@
 //! The machine decides when they happen. `docs/reliability.md` lists what is checked and what is
 //! not.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
-mod check;
 mod child;
-mod holds;
 mod journal;
-mod line;
 mod process;
-#[allow(dead_code, reason = "it is shared with tests that draw more")]
 mod run;
 mod summary;
 mod worker;

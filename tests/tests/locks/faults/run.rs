@@ -11,13 +11,13 @@ use shizuku_kv::{Connection, Store, StoreConfig, connect};
 use shizuku_kv_tests::{Faults, NatsCluster, NatsServer, Random};
 use tokio::sync::Mutex;
 
-use crate::faults::check::{self, Last};
-use crate::faults::holds::History;
 use crate::faults::journal::Journal;
-use crate::faults::line::now;
 use crate::faults::process::Process;
 use crate::faults::summary::{Injected, Summary};
 use crate::faults::worker::{LEASE, RESOURCES, guarded};
+use crate::logs::check::{self, Last};
+use crate::logs::holds::History;
+use crate::logs::line::now;
 
 /// Timeout until a process acquires a lock after a fault, and until all do in the end. A half-dead
 /// connection is noticed after 20 seconds.

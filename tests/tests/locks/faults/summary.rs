@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use shizuku_kv_tests::Fault;
 
-use crate::faults::holds::{History, Outcome, Violation};
-use crate::faults::line::{Line, Mode};
+use crate::logs::holds::{History, Outcome, Violation};
+use crate::logs::line::{Line, Mode};
 
 /// Maximum number of violations of a run that are reported in full.
 const TOLD: usize = 8;

@@ -1,20 +1,17 @@
 //! Records of other versions, and values that are not records.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use shizuku_kv::Store;
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, Leaders};
 
-use crate::rw_lock::handles;
+use crate::rw_lock::{handles, within};
 
 async fn record(store: &Store, key: &str) -> Value {
     serde_json::from_slice(&store.get(key).await.unwrap().unwrap().value).unwrap()
 }
 
 async fn next(leaders: &mut Leaders) -> Result<Option<String>, DistroRwLockError> {
-    let next = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await;
-    let next = next.expect("it is notified").expect("the stream goes on");
+    let next = within(leaders.next()).await.expect("the stream goes on");
     next.map(|leader| leader.map(|leader| leader.candidate))
 }
 
@@ -32,9 +29,7 @@ async fn observe_continues_after_a_foreign_value() {
             stores[1].put(key, foreign).await.unwrap();
             let error = next(&mut leaders).await.unwrap_err();
             assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{error:?}");
-            tokio::time::timeout(Duration::from_secs(20), leadership.lost())
-                .await
-                .expect("it is notified");
+            within(leadership.lost()).await;
             stores[1].delete(key).await.unwrap();
             assert_eq!(next(&mut leaders).await.unwrap(), None);
         }
@@ -91,22 +86,42 @@ async fn unknown_fields_survive_a_rewrite() {
 }
 
 #[tokio::test]
-async fn record_of_unknown_format_is_named_and_unchanged() {
+async fn foreign_value_is_left_unchanged() {
     for stores in handles(2).await {
-        let foreign = r#"{"shizuku_lock":7,"fence":3,"holders":[],"queue":[]}"#;
-        let written = stores[1].put("rw_lock.r", foreign).await.unwrap();
-        let lock = DistroRwLock::new(&stores[0], "r").unwrap();
-        let rejected = [
-            lock.write().await.map(drop).unwrap_err(),
-            lock.try_write().await.map(drop).unwrap_err(),
-            lock.inspect().await.map(drop).unwrap_err(),
-            lock.break_lock().await.map(drop).unwrap_err(),
-        ];
-        for error in rejected {
-            assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{error:?}");
-            let text = error.to_string();
-            assert!(text.contains("format 7") && text.contains("format 1"), "{text}");
+        let (store, lock) = (&stores[0], DistroRwLock::new(&stores[1], "r").unwrap());
+        for (foreign, reason) in [
+            ("", ""),
+            ("theirs", ""),
+            ("{}", ""),
+            (r#"{"shizuku_lock":2}"#, ""),
+            (r#"{"shizuku_lock":1,"fence":"hunter2"}"#, ""),
+            (r#"{"shizuku_lock":7,"fence":3,"holders":[],"queue":[]}"#, "format 7"),
+        ] {
+            let written = store.put("rw_lock.r", foreign).await.unwrap();
+            let rejected = [
+                lock.write().await.map(drop).unwrap_err(),
+                lock.try_write().await.map(drop).unwrap_err(),
+                lock.try_read().await.map(drop).unwrap_err(),
+                lock.inspect().await.map(drop).unwrap_err(),
+                lock.break_lock().await.unwrap_err(),
+            ];
+            for error in rejected {
+                let (text, debug) = (error.to_string(), format!("{error:?}"));
+                let is_foreign = matches!(error, DistroRwLockError::ForeignRecord { .. });
+                assert!(is_foreign, "{foreign}: {debug}");
+                assert!(text.contains("rw_lock.r") && text.contains(reason), "{foreign}: {text}");
+                assert!(reason.is_empty() || text.contains("format 1"), "{text}");
+                assert!(!debug.contains("hunter2"), "{debug}");
+            }
+            let found = store.get("rw_lock.r").await.unwrap().unwrap();
+            assert_eq!(found.version, written, "{foreign}");
         }
-        assert_eq!(stores[1].get("rw_lock.r").await.unwrap().unwrap().version, written);
+        // A holder at that moment is notified, and the lock works again after the value is gone.
+        store.delete("rw_lock.r").await.unwrap();
+        let held = lock.write().await.unwrap();
+        store.put("rw_lock.r", "theirs").await.unwrap();
+        within(held.lost()).await;
+        store.delete("rw_lock.r").await.unwrap();
+        lock.write().await.unwrap().release().await.unwrap();
     }
 }

@@ -8,7 +8,7 @@ use shizuku_kv::rw_lock::{
     LockedResourceWriteProcessor, processor_fn,
 };
 
-use crate::rw_lock::handles;
+use crate::rw_lock::{handles, runtime};
 
 async fn acquire(store: &Store, mode: LockMode) {
     match mode {
@@ -83,9 +83,6 @@ async fn release_of_lost_holds_reports_each_loss() {
 /// A hold of a runtime that has ended is older than a live one of another.
 #[test]
 fn release_prefers_the_live_hold_to_an_older_lost_one() {
-    let runtime = || {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-    };
     let living = runtime();
     for stores in living.block_on(handles(2)) {
         let dying = runtime();

@@ -1,14 +1,6 @@
 //! Read-write locks in memory and on a server, without faults of the network: the grants, their
 //! order, and the errors of invalid uses. `locks::faults` covers the rest.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod bad_use;
 mod election;
 mod foreign;
@@ -24,9 +16,14 @@ mod waits;
 
 use std::time::Duration;
 
-use shizuku_kv::rw_lock::DistroRwLock;
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGuard};
 use shizuku_kv::{Store, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+/// Minimum lease: a dead holder is evicted after little more.
+const LEASE: Duration = Duration::from_secs(1);
 
 /// Returns handles to the same store, each for one simulated process.
 async fn handles(number: usize) -> [Vec<Store>; 2] {
@@ -43,12 +40,38 @@ async fn handles(number: usize) -> [Vec<Store>; 2] {
     stores
 }
 
+fn options() -> LockOptions {
+    LockOptions::new().lease(LEASE).wait(Duration::from_secs(20))
+}
+
+fn lock(store: &Store, resource: &str) -> DistroRwLock {
+    DistroRwLock::with_options(store, resource, options()).unwrap()
+}
+
 /// Waits until this many are queued.
 async fn in_line(lock: &DistroRwLock, number: usize) {
-    let look = async {
-        while lock.inspect().await.unwrap().waiting.len() != number {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), look).await.expect("they are queued");
+    let is_so = async || lock.inspect().await.unwrap().waiting.len() == number;
+    eventually("they are queued", is_so).await;
+}
+
+fn start_waiting(lock: &DistroRwLock) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
+    let lock = lock.clone();
+    tokio::spawn(async move { lock.write().await })
+}
+
+/// Awaits a future that has to end before long.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes less than 20 s")
+}
+
+/// Returns the runtime of a simulated process, which dies with it.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Acquires a lock on a runtime of its own, and ends the runtime without a release.
+fn dies_holding(store: &Store, resource: &str) {
+    let dying = runtime();
+    std::mem::forget(dying.block_on(lock(store, resource).write()).unwrap());
+    dying.shutdown_timeout(Duration::from_secs(5));
 }

@@ -5,27 +5,15 @@ use std::time::{Duration, SystemTime};
 use shizuku_kv::rw_lock::{DistroRwLock, LeaderElection, Leaders, LockOptions};
 use shizuku_kv::{Store, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
-use tokio::runtime::Runtime;
 
-use crate::rw_lock::{handles, in_line};
-
-const LEASE: Duration = Duration::from_secs(1);
-
-fn options() -> LockOptions {
-    LockOptions::new().lease(LEASE).wait(Duration::from_secs(20))
-}
+use crate::rw_lock::{LEASE, handles, in_line, lock, options, runtime, start_waiting, within};
 
 fn election(store: &Store, candidate: &str) -> LeaderElection {
     LeaderElection::with_options(store, "job", candidate, options()).unwrap()
 }
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
-
 async fn next(leaders: &mut Leaders) -> Option<String> {
-    let next = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await;
-    let next = next.expect("it is notified").expect("the stream goes on").unwrap();
+    let next = within(leaders.next()).await.expect("the stream goes on").unwrap();
     next.map(|leader| leader.candidate)
 }
 
@@ -33,13 +21,11 @@ async fn next(leaders: &mut Leaders) -> Option<String> {
 async fn inspect_shows_grant_lease_and_renewal() {
     for stores in handles(2).await {
         let before = SystemTime::now();
-        let lock = DistroRwLock::with_options(&stores[0], "r", options()).unwrap();
+        let lock = lock(&stores[0], "r");
         let held = lock.write().await.unwrap();
-        let waiting = tokio::spawn({
-            let lock =
-                DistroRwLock::with_options(&stores[1], "r", options().lease(2 * LEASE)).unwrap();
-            async move { lock.write().await.unwrap() }
-        });
+        let longer = options().lease(2 * LEASE);
+        let longer = DistroRwLock::with_options(&stores[1], "r", longer).unwrap();
+        let waiting = start_waiting(&longer);
         in_line(&lock, 1).await;
         let view = DistroRwLock::new(&stores[1], "r").unwrap();
         // Longer than the lease of a holder that would not renew.
@@ -59,7 +45,7 @@ async fn inspect_shows_grant_lease_and_renewal() {
         assert_eq!((holder.claim.lease, waiter.lease), (Some(LEASE), Some(2 * LEASE)));
         assert!(!holder.claim.presumed_dead && !waiter.presumed_dead, "{state:?}");
         held.release().await.unwrap();
-        let then = waiting.await.unwrap();
+        let then = waiting.await.unwrap().unwrap();
         let state = lock.inspect().await.unwrap();
         assert!(state.holders[0].since.unwrap() > since, "{state:?}");
         then.release().await.unwrap();
@@ -72,13 +58,10 @@ fn dead_process_is_presumed_dead_and_not_leader() {
     let living = runtime();
     for stores in living.block_on(handles(3)) {
         let dying = runtime();
-        let lock = |store: usize, resource| {
-            DistroRwLock::with_options(&stores[store], resource, options()).unwrap()
-        };
+        let lock = |store: usize, resource| lock(&stores[store], resource);
         let busy = living.block_on(lock(1, "busy").write()).unwrap();
         let (held, term) = dying.block_on(async {
-            let waits = lock(0, "busy");
-            tokio::spawn(async move { waits.write().await.map(drop) });
+            start_waiting(&lock(0, "busy"));
             in_line(&lock(0, "busy"), 1).await;
             (
                 lock(0, "r").write().await.unwrap(),
@@ -97,22 +80,15 @@ fn dead_process_is_presumed_dead_and_not_leader() {
             // No process waits for its lock, so it stays in the record.
             let state = view.inspect().await.unwrap();
             assert_eq!(state.holders[0].claim.label.as_deref(), Some("dead"));
-            let is_presumed = async {
-                loop {
-                    let dead = [
-                        view.inspect().await.unwrap().holders[0].claim.presumed_dead,
-                        lock(2, "r").inspect().await.unwrap().holders[0].claim.presumed_dead,
-                        lock(2, "busy").inspect().await.unwrap().waiting[0].presumed_dead,
-                    ];
-                    if dead == [true; 3] {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(20), is_presumed)
-                .await
-                .expect("it is presumed dead");
+            eventually("it is presumed dead", async || {
+                let dead = [
+                    view.inspect().await.unwrap().holders[0].claim.presumed_dead,
+                    lock(2, "r").inspect().await.unwrap().holders[0].claim.presumed_dead,
+                    lock(2, "busy").inspect().await.unwrap().waiting[0].presumed_dead,
+                ];
+                dead == [true; 3]
+            })
+            .await;
             assert!(!lock(2, "busy").inspect().await.unwrap().holders[0].claim.presumed_dead);
             assert_eq!(view.leader().await.unwrap(), None);
             // A new candidate leads, and is delivered.
@@ -152,7 +128,7 @@ async fn leader_without_session_is_not_reported() {
 /// The observer sees no renewal for longer than the leader's lease. The leader never stopped
 /// leading.
 #[tokio::test]
-async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
+async fn observer_after_a_cut_reports_the_leader_again() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();

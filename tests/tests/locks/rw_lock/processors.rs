@@ -8,20 +8,19 @@ use shizuku_kv::rw_lock::{
     DistroRwLock, LockLoss, LockOptions, LockedResourceReadProcessor, LockedResourceWriteProcessor,
     WithLockProcessError, current_fencing_token, processor_fn,
 };
+use shizuku_kv_tests::eventually;
 
-use crate::rw_lock::{handles, in_line};
+use crate::rw_lock::{handles, in_line, within};
 
 async fn is_free(lock: &DistroRwLock) {
-    let free = async {
-        loop {
-            match lock.try_write().await {
-                Ok(guard) => return guard.release().await.unwrap(),
-                Err(error) => assert!(error.is_retryable(), "{error:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    eventually("the lock is released", async || match lock.try_write().await {
+        Ok(guard) => guard.release().await.is_ok(),
+        Err(error) => {
+            assert!(error.is_retryable(), "{error:?}");
+            false
         }
-    };
-    tokio::time::timeout(Duration::from_secs(10), free).await.expect("the lock is released");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -67,12 +66,7 @@ async fn lock_is_held_during_work_and_released_after_it() {
         assert!(task("panic").await.unwrap_err().is_panic());
         is_free(&other).await;
         let hanging = task("hang");
-        let held = async {
-            while other.inspect().await.unwrap().holders.is_empty() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), held).await.unwrap();
+        eventually("it is held", async || !other.inspect().await.unwrap().holders.is_empty()).await;
         hanging.abort();
         is_free(&other).await;
         in_line(&other, 0).await;
@@ -110,8 +104,7 @@ async fn work_without_lock_continues_or_ends_as_configured() {
         let ending = LockedResourceWriteProcessor::new(work, &stores[0], "r")
             .options(options)
             .ends_when_lost();
-        let lost = tokio::time::timeout(Duration::from_secs(10), ending.process(true)).await;
-        let lost = lost.expect("it ends").unwrap_err();
+        let lost = within(ending.process(true)).await.unwrap_err();
         assert!(matches!(lost, WithLockProcessError::LeaseLost { .. }), "{lost:?}");
         assert!(ends.try_recv().is_err());
         is_free(&other).await;

@@ -1,27 +1,19 @@
 //! The keys that sessions leave in a store, and the number of messages for them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
 use futures_util::future::join_all;
-use shizuku_kv::rw_lock::{
-    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, WriteGuard,
-};
+use shizuku_kv::rw_lock::{DistroRwLock, LeaderElection, LockOptions};
 use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
-use tokio::runtime::Runtime;
 
-const LEASE: Duration = Duration::from_secs(1);
+use crate::rw_lock::{LEASE, dies_holding, handles, in_line, options, runtime, start_waiting};
 
 const PREFIX: &str = "rw_lock_session.";
 
 fn lock(store: &Store, resource: &str, lease: Duration) -> DistroRwLock {
-    let options = LockOptions::new().lease(lease).wait(Duration::from_secs(20));
-    DistroRwLock::with_options(store, resource, options).unwrap()
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    DistroRwLock::with_options(store, resource, options().lease(lease)).unwrap()
 }
 
 /// Returns the keys that sessions have left, those of ended ones included.
@@ -76,45 +68,31 @@ impl Remains {
     }
 }
 
-fn rounds() -> usize {
-    if std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1") { 10_000 } else { 1000 }
-}
-
-/// Opens a handle, locks, and drops the handle, repeatedly.
-async fn sessions_come_and_go(connection: &dyn Connection, name: &str) -> Store {
-    let around = connection.store_with_config(name, StoreConfig::new().history(5)).await.unwrap();
-    let mut keys = Vec::new();
-    for _ in 0..rounds() {
-        let store = connection.store(name).await.unwrap();
-        let lock = lock(&store, "r", 10 * LEASE);
-        let held = lock.write().await.unwrap();
-        if keys.is_empty() {
-            keys = first_keys(&lock).await;
-        }
-        held.release().await.unwrap();
-        drop((store, lock));
-        no_session_is_left(&around, &keys).await;
-    }
-    assert_eq!(alive(&around).await, 0);
-    around
-}
-
-/// Otherwise a store without times to live would fill with tombstones, one for each process that
-/// ever existed.
+/// Opens a handle, locks, and drops the handle, repeatedly. Otherwise a store without times to live
+/// would fill with tombstones, one for each process that ever existed.
 #[tokio::test]
-async fn successive_sessions_leave_one_key_in_memory() {
-    let connection = connect("memory:").await.unwrap();
-    let store = sessions_come_and_go(&*connection, "locks").await;
-    assert_eq!(left(&store).await, 1);
-}
-
-#[tokio::test]
-async fn successive_sessions_leave_one_key_on_nats() {
+async fn successive_sessions_leave_one_key() {
+    const ROUNDS: usize = 1000;
     let server = NatsServer::shared();
-    let connection = connect(&server.url()).await.unwrap();
     let name = unique("locks");
-    let store = sessions_come_and_go(&*connection, &name).await;
-    assert_eq!(left(&store).await, 1);
+    for url in ["memory:".to_owned(), server.url()] {
+        let connection = connect(&url).await.unwrap();
+        let config = StoreConfig::new().history(5);
+        let around = connection.store_with_config(&name, config).await.unwrap();
+        let mut keys = Vec::new();
+        for _ in 0..ROUNDS {
+            let store = connection.store(&name).await.unwrap();
+            let lock = lock(&store, "r", 10 * LEASE);
+            let held = lock.write().await.unwrap();
+            if keys.is_empty() {
+                keys = first_keys(&lock).await;
+            }
+            held.release().await.unwrap();
+            drop((store, lock));
+            no_session_is_left(&around, &keys).await;
+        }
+        assert_eq!((alive(&around).await, left(&around).await), (0, 1), "{url}");
+    }
     let context = async_nats::jetstream::new(server.client().await);
     let mut stream = context.get_stream(format!("KV_{name}")).await.unwrap();
     let state = &stream.info().await.unwrap().state;
@@ -144,7 +122,7 @@ async fn concurrent_sessions_have_separate_keys() {
 
 #[tokio::test]
 async fn dropping_the_last_handle_ends_the_session() {
-    for stores in crate::rw_lock::handles(2).await {
+    for stores in handles(2).await {
         let [one, around] = <[Store; 2]>::try_from(stores).unwrap();
         let lock = lock(&one, "r", 60 * LEASE);
         lock.write().await.unwrap().release().await.unwrap();
@@ -156,34 +134,14 @@ async fn dropping_the_last_handle_ends_the_session() {
     }
 }
 
-/// Otherwise others would wait for as long as the lease.
-#[tokio::test]
-async fn shutdown_ends_sessions() {
-    let server = NatsServer::shared();
-    let (one, other) =
-        (connect(&server.url()).await.unwrap(), connect(&server.url()).await.unwrap());
-    let name = unique("locks");
-    let (store, around) = (one.store(&name).await.unwrap(), other.store(&name).await.unwrap());
-    let held = lock(&store, "r", 3600 * LEASE).write().await.unwrap();
-    one.shutdown().await.unwrap();
-    assert!(!held.is_held());
-    assert_eq!(alive(&around).await, 0);
-    lock(&around, "r", LEASE).write().await.unwrap().release().await.unwrap();
-}
-
 /// A process that crashes cannot delete its key. A later one does.
 #[test]
 fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
     let living = runtime();
-    for stores in living.block_on(crate::rw_lock::handles(6)) {
+    for stores in living.block_on(handles(6)) {
         let (around, dead) = stores.split_last().unwrap();
         for (number, store) in dead.iter().enumerate() {
-            let dying = runtime();
-            let resource = format!("r{number}");
-            let guard =
-                dying.block_on(async { lock(store, &resource, LEASE).write().await.unwrap() });
-            dying.shutdown_timeout(Duration::from_secs(5));
-            std::mem::forget(guard);
+            dies_holding(store, &format!("r{number}"));
         }
         living.block_on(async {
             assert_eq!(alive(around).await, dead.len());
@@ -191,44 +149,6 @@ fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
             eventually("only one is left", async || alive(around).await == 1).await;
             held.release().await.unwrap();
         });
-    }
-}
-
-fn is_rejected(claimed: Result<WriteGuard, DistroRwLockError>) -> bool {
-    match claimed {
-        Ok(_) => false,
-        Err(DistroRwLockError::WouldBlock { .. }) => true,
-        Err(error) => panic!("{error:?}"),
-    }
-}
-
-/// Each attempt is by a process of its own, which ends when it is rejected.
-#[test]
-fn tries_of_short_processes_succeed_after_crash() {
-    let living = runtime();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let (connection, name) = (living.block_on(connect(&url)).unwrap(), unique("locks"));
-        let open = || async { connection.store(&name).await.unwrap() };
-        let dying = runtime();
-        let guard =
-            dying.block_on(async { lock(&open().await, "r", LEASE).write().await.unwrap() });
-        dying.shutdown_timeout(Duration::from_secs(5));
-        std::mem::forget(guard);
-        let begin = Instant::now();
-        let mut rejected = 0;
-        loop {
-            let process = runtime();
-            let is_out = process.block_on(async {
-                let store = open().await;
-                is_rejected(lock(&store, "r", LEASE).try_write().await)
-            });
-            process.shutdown_timeout(Duration::from_secs(5));
-            if !is_out {
-                break;
-            }
-            rejected += 1;
-            assert!(begin.elapsed() < Duration::from_secs(20), "{rejected} processes are rejected");
-        }
     }
 }
 
@@ -245,9 +165,8 @@ async fn takeover_reads_no_old_sessions() {
     one.put_many(keys).await;
     let guard = lock(&one, "r", LEASE).write().await.unwrap();
     let before = messages(&server).await;
-    let waiting = lock(&other, "r", LEASE);
-    let waiting = tokio::spawn(async move { waiting.write().await });
-    crate::rw_lock::in_line(&lock(&one, "r", LEASE), 1).await;
+    let waiting = start_waiting(&lock(&other, "r", LEASE));
+    in_line(&lock(&one, "r", LEASE), 1).await;
     guard.release().await.unwrap();
     waiting.await.unwrap().unwrap().release().await.unwrap();
     let sent = messages(&server).await - before;
@@ -278,9 +197,8 @@ async fn many_holders_and_waiters_send_few_messages() {
     }
     let mut waiting = Vec::new();
     for lock in waiters {
-        let lock = lock.clone();
-        waiting.push(tokio::spawn(async move { lock.write().await }));
-        crate::rw_lock::in_line(&locks[0], waiting.len()).await;
+        waiting.push(start_waiting(lock));
+        in_line(&locks[0], waiting.len()).await;
     }
     // Each process watches the record, because it holds its lock for long or waits. Each waiter
     // also watches the sessions before it, in at least one watch.
@@ -321,7 +239,7 @@ async fn ten_thousand_sessions_leave_as_much_as_hundred() {
             keys = first_keys(&one).await;
         }
         let waiting = tokio::spawn(async move { other.read().await?.release().await });
-        crate::rw_lock::in_line(&one, 1).await;
+        in_line(&one, 1).await;
         held.release().await.unwrap();
         waiting.await.unwrap().unwrap();
         if round % 10 == 0 {

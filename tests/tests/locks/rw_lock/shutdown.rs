@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockLoss, LockOptions};
-use shizuku_kv::{Connection, KvError, connect};
+use shizuku_kv::{Connection, KvError, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
+
+use crate::rw_lock::{in_line, start_waiting};
 
 /// Live guards, guards that were just dropped, functions without guards, terms, and waiting claims.
 #[tokio::test]
-async fn shutdown_releases_locks_on_nats() {
+async fn shutdown_releases_locks_and_ends_sessions() {
     let server = NatsServer::shared();
     let name = unique("shutdown");
-    let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-    let other = |resource: &str| DistroRwLock::new(&other, resource).unwrap();
+    let around = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    let other = |resource: &str| DistroRwLock::new(&around, resource).unwrap();
     let connection = connect(&server.url()).await.unwrap();
     let [store, another] =
         [connection.store(&name).await.unwrap(), connection.store(&name).await.unwrap()];
@@ -21,11 +23,8 @@ async fn shutdown_releases_locks_on_nats() {
     DistroRwLock::acquire_write(&store, "process").await.unwrap();
     let term = LeaderElection::new(&store, "job", "me").unwrap().campaign().await.unwrap();
     let busy = other("busy").write().await.unwrap();
-    let waiting = tokio::spawn({
-        let lock = DistroRwLock::new(&store, "busy").unwrap();
-        async move { lock.write().await.map(drop) }
-    });
-    crate::rw_lock::in_line(&other("busy"), 1).await;
+    let waiting = start_waiting(&DistroRwLock::new(&store, "busy").unwrap());
+    in_line(&other("busy"), 1).await;
     drop(DistroRwLock::new(&store, "dropped").unwrap().write().await.unwrap());
     // The handles are dropped too, as at the end of a program.
     drop((store, another));
@@ -37,6 +36,11 @@ async fn shutdown_releases_locks_on_nats() {
         other(resource).try_write().await.unwrap().release().await.unwrap();
     }
     assert!(other("busy").inspect().await.unwrap().waiting.is_empty());
+    // Otherwise others would wait for as long as a lease. Only `busy` has a session left.
+    assert_eq!(
+        around.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap().len(),
+        1
+    );
     let ended = waiting.await.unwrap().unwrap_err();
     assert!(
         matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
@@ -51,46 +55,14 @@ async fn shutdown_releases_locks_on_nats() {
     connection.shutdown().await.unwrap();
 }
 
-/// A program that ends: its runtime ends right after the shutdown.
-#[test]
-fn shutdown_releases_guard_of_ended_runtime() {
-    let server = NatsServer::shared();
-    let name = unique("program");
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let connection = connect(&server.url()).await.unwrap();
-        let store = connection.store(&name).await.unwrap();
-        let _guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
-        connection.shutdown().await.unwrap();
-    });
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-        DistroRwLock::new(&store, "r").unwrap().try_write().await.unwrap().release().await.unwrap();
-    });
-}
-
 #[tokio::test]
-async fn shutdown_releases_locks_in_memory() {
+async fn shutdown_of_memory_ends_holds() {
     let connection = connect("memory:").await.unwrap();
     let store = connection.store("s").await.unwrap();
     let guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
-    let waiting = tokio::spawn({
-        let lock = DistroRwLock::new(&store, "r").unwrap();
-        async move { lock.read().await.map(drop) }
-    });
-    crate::rw_lock::in_line(&DistroRwLock::new(&store, "r").unwrap(), 1).await;
     connection.shutdown().await.unwrap();
     assert!(!guard.is_held());
     assert_eq!(guard.lost().await, LockLoss::StoreGone);
-    let ended = waiting.await.unwrap().unwrap_err();
-    assert!(
-        matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
-        "{ended:?}"
-    );
-    let late = DistroRwLock::new(&store, "r").unwrap().try_write().await.unwrap_err();
-    assert!(
-        matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
-        "{late:?}"
-    );
 }
 
 /// The server is gone: no lock can be released, and `shutdown` reports that within the deadline of

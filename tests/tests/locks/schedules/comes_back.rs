@@ -16,15 +16,8 @@ const LEASE: Duration = Duration::from_secs(1);
 async fn comes_back(seed: u64) -> bool {
     let connection = connect("memory:").await.expect("memory");
     let store = connection.store("locks").await.expect("a store");
-    let never = 1 << 60;
-    let rates = Rates {
-        lost: never,
-        late: never,
-        rejected: never,
-        stale: never,
-        lagging: never,
-        slowest: 100,
-    };
+    // Never.
+    let rates = Rates { often: 1 << 60, slowest: 100 };
     let link = Link::new(Random::new(seed, "link"), rates);
     let store = linked(&store, &link, Broken::Nothing).with_deadline(Duration::from_secs(5));
     let lock =

@@ -36,14 +36,12 @@ enum State {
 /// A change of a lock is rejected once in this many times when all else is quiet.
 const REFUSED_IN_QUIET: u64 = 8;
 
-/// Rates of faults: once in this many times.
+/// Rates of faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
-    pub(crate) lost: u64,
-    pub(crate) late: u64,
-    pub(crate) rejected: u64,
-    pub(crate) stale: u64,
-    pub(crate) lagging: u64,
+    /// An answer is lost, or a write or a watch is late, or a request is rejected or reads from a
+    /// replica that is behind: each once in this many times.
+    pub(crate) often: u64,
     /// Maximum delay of a round trip in each direction, in milliseconds.
     pub(crate) slowest: u64,
 }
@@ -80,8 +78,7 @@ impl Link {
 
     /// Returns a quiet link.
     pub(crate) fn sound() -> Arc<Self> {
-        let rates = Rates { lost: 1, late: 1, rejected: 1, stale: 1, lagging: 1, slowest: 1 };
-        let link = Self::new(Random::new(0, "sound"), rates);
+        let link = Self::new(Random::new(0, "sound"), Rates { often: 1, slowest: 1 });
         link.calm();
         link
     }
@@ -139,7 +136,7 @@ impl Link {
     /// Decides whether a single change of a lock's record is rejected.
     async fn admits(&self, operation: &'static str, key: &Key, deadline: Deadline) -> KvResult<()> {
         let is_quiet = self.is(State::Quiet);
-        let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.rejected };
+        let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.often };
         let draw = |times| self.random.lock().unwrap().once_in(times);
         if !key.starts_with("rw_lock.") || !draw(rate) {
             return Ok(());
@@ -165,11 +162,11 @@ impl Link {
         let mut course = Course {
             there: self.way(),
             back: self.way(),
-            loses_request: self.once_in(2 * self.rates.lost),
-            loses_answer: self.once_in(self.rates.lost),
+            loses_request: self.once_in(2 * self.rates.often),
+            loses_answer: self.once_in(self.rates.often),
             gives_up: LONG,
         };
-        if self.once_in(self.rates.late) {
+        if self.once_in(self.rates.often) {
             // Often later than a lease, but it takes effect nevertheless.
             let mut random = self.random.lock().unwrap();
             course.there = Duration::from_millis(random.below(4000));
@@ -282,7 +279,7 @@ impl Far {
             let healed = timeout_at(deadline.instant(), self.link.arrives()).await;
             healed.map_err(|_| deadline.timeout(operation, None))?;
         }
-        if self.link.once_in(self.link.rates.rejected) {
+        if self.link.once_in(self.link.rates.often) {
             sleep(self.link.way()).await;
             let reason = "it was so decided";
             return Err(KvError::unavailable(operation, reason));
@@ -295,7 +292,7 @@ impl Far {
         sleep(self.link.way()).await;
         self.link.arrives().await;
         let deadline = Deadline::after(LONG);
-        let entry = if self.link.once_in(self.link.rates.stale) {
+        let entry = if self.link.once_in(self.link.rates.often) {
             let history = next.call(Call { operation: Operation::History(key), deadline }).await?;
             let history = KvStream::<KvEntry>::try_from(history)?.try_collect().await?;
             let behind = 2 + self.link.random.lock().unwrap().below(3);
@@ -327,7 +324,7 @@ impl Watching {
             None => self.inner.next().await?,
         };
         sleep(self.link.way()).await;
-        if self.link.once_in(self.link.rates.lagging) {
+        if self.link.once_in(self.link.rates.often) {
             let lag = self.link.random.lock().unwrap().below(3000);
             sleep(Duration::from_millis(lag)).await;
         }

@@ -6,19 +6,10 @@
 //! schedule. Two things are not decided by it, because the library draws them itself: the names of
 //! sessions and the pauses between tries. So a seed of `SHIZUKU_SEED` is run many times.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "tests report by panicking, and their names say what they show"
-)]
-
 mod book;
 mod can_fail;
 mod comes_back;
 mod link;
-#[allow(dead_code, reason = "it is shared with tests that draw more")]
 mod schedule;
 mod worker;
 

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::schedules::book::Book;
+use crate::guard::claim;
+use crate::schedules::book::{Book, Who};
 use crate::schedules::link::{Broken, Link, Rates, linked};
-use crate::schedules::worker::{PATIENCE, RESOURCES, Seen, Worker, claim};
+use crate::schedules::worker::{PATIENCE, RESOURCES, Seen, Worker};
 
 /// The events of a schedule, or of many.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +71,7 @@ pub(crate) fn run(seed: u64, broken: Broken) -> Result<Tally, String> {
 }
 
 struct Process {
-    name: String,
+    number: u64,
     link: Arc<Link>,
     workers: Vec<AbortHandle>,
     healed_at: Option<Instant>,
@@ -101,14 +102,8 @@ impl Schedule {
             .await
             .expect("a store");
         let often = [20, 60, 400][usize::try_from(random.below(3)).expect("an index")];
-        let rates = Rates {
-            lost: often,
-            late: often,
-            rejected: often,
-            stale: often,
-            lagging: often,
-            slowest: [2, 20, 120][usize::try_from(random.below(3)).expect("an index")],
-        };
+        let slowest = [2, 20, 120][usize::try_from(random.below(3)).expect("an index")];
+        let rates = Rates { often, slowest };
         let mut schedule = Self {
             seed,
             store,
@@ -137,14 +132,15 @@ impl Schedule {
 
     fn start_process(&mut self) {
         self.started += 1;
-        let name = format!("process {}", self.started);
-        let link = Link::new(Random::new(self.seed, &format!("link of {name}")), self.rates);
+        let process = self.started;
+        let random = Random::new(self.seed, &format!("link of process {process}"));
+        let link = Link::new(random, self.rates);
         let store = linked(&self.store, &link, self.broken).with_deadline(self.deadline);
         let mut workers = Vec::new();
-        for number in 0..1 + self.random.below(2) {
-            let who = format!("{name}.{number}");
+        for worker in 0..1 + self.random.below(2) {
+            let who = Who { process, worker };
             let worker = Worker {
-                random: Random::new(self.seed, &who),
+                random: Random::new(self.seed, &who.to_string()),
                 who,
                 store: store.clone(),
                 lease: self.lease,
@@ -153,14 +149,14 @@ impl Schedule {
             };
             workers.push(self.workers.spawn(worker.run()));
         }
-        self.book.note(format!("{name} begins"));
-        self.processes.push(Process { name, link, workers, healed_at: None });
+        self.book.note(format!("process {process} begins"));
+        self.processes.push(Process { number: process, link, workers, healed_at: None });
     }
 
     /// Injects faults, and checks the guarantees at each step.
     async fn disturb(&mut self) {
         let end = Instant::now() + Duration::from_millis(1000 + self.random.below(3500));
-        while Instant::now() < end && self.book.violation().is_none() {
+        while Instant::now() < end {
             let step = self.random.below(60);
             sleep(Duration::from_millis(step)).await;
             self.book.check();
@@ -178,7 +174,7 @@ impl Schedule {
             if process.healed_at.is_some_and(|at| at <= now) {
                 process.healed_at = None;
                 process.link.heal();
-                self.book.note(format!("{} is connected again", process.name));
+                self.book.note(format!("process {} is connected again", process.number));
             }
         }
     }
@@ -192,7 +188,7 @@ impl Schedule {
         let (mut index, mut length) = (self.any_process(), 50 + self.random.below(4000));
         if self.random.once_in(2)
             && let Some(holder) =
-                self.processes.iter().position(|process| self.book.holds(&process.name))
+                self.processes.iter().position(|process| self.book.holds(process.number))
         {
             index = holder;
             length = self.lease.as_millis() as u64 + self.random.below(1500);
@@ -201,7 +197,7 @@ impl Schedule {
         let process = &mut self.processes[index];
         process.link.cut();
         process.healed_at = Some(Instant::now() + length);
-        self.book.note(format!("{} is cut off for {length:?}", process.name));
+        self.book.note(format!("process {} is cut off for {length:?}", process.number));
         self.tally.cuts += 1;
     }
 
@@ -211,7 +207,7 @@ impl Schedule {
         let process = self.processes.swap_remove(index);
         process.link.crash();
         process.workers.iter().for_each(AbortHandle::abort);
-        self.book.note(format!("{} crashes", process.name));
+        self.book.note(format!("process {} crashes", process.number));
         self.tally.crashes += 1;
         self.start_process();
     }
@@ -232,7 +228,7 @@ impl Schedule {
             }
         };
         if timeout(4 * PATIENCE, everybody).await.is_err() {
-            self.book.wrong("not all workers have come to an end");
+            self.book.wrong("not all workers have come to an end".to_owned());
             return;
         }
         let store = linked(&self.store, &Link::sound(), self.broken);
@@ -249,9 +245,9 @@ impl Schedule {
             .expect("a lock");
         match claim(&lock, LockMode::Write, true).await {
             Ok(guard) => {
-                let token = guard.token();
-                let number = self.book.enter("the last", resource, LockMode::Write, token, guard);
-                if let Err(error) = self.book.leave(number).release().await {
+                let who = Who { process: 0, worker: 0 };
+                self.book.enter(who, resource, guard);
+                if let Err(error) = self.book.leave(who).release().await {
                     self.book.wrong(format!("the last cannot release {resource}: {error}"));
                 }
             }

@@ -8,7 +8,8 @@ use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::schedules::book::{Book, Guard, Holds};
+use crate::guard::{Guard, claim, is_explained};
+use crate::schedules::book::{Book, Who};
 
 pub(crate) const RESOURCES: [&str; 2] = ["a", "b"];
 
@@ -19,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// The shared state of all workers of a process.
 #[derive(Clone)]
 pub(crate) struct Worker {
-    pub(crate) who: String,
+    pub(crate) who: Who,
     pub(crate) store: Store,
     pub(crate) lease: Duration,
     pub(crate) book: Book,
@@ -53,7 +54,7 @@ impl Worker {
     }
 
     fn lock(&self, resource: &str, wait: Duration) -> DistroRwLock {
-        let options = LockOptions::new().lease(self.lease).wait(wait).label(&self.who);
+        let options = LockOptions::new().lease(self.lease).wait(wait).label(self.who.to_string());
         DistroRwLock::with_options(&self.store, resource, options).expect("a lock")
     }
 
@@ -88,10 +89,9 @@ impl Worker {
 
     async fn hold(&mut self, resource: &'static str, guard: Guard, seen: &mut Seen) {
         seen.granted += 1;
-        let (mode, token) = (guard.mode(), guard.token());
-        let mut number = self.book.enter(&self.who, resource, mode, token, guard);
+        self.book.enter(self.who, resource, guard);
         self.stay().await;
-        let mut guard = self.book.leave(number);
+        let mut guard = self.book.leave(self.who);
         if self.random.once_in(6)
             && let Guard::Write(writer) = guard
         {
@@ -103,12 +103,11 @@ impl Worker {
                     return;
                 }
             };
-            number = self.book.enter_again(&self.who, resource, token, Guard::Read(held));
+            self.book.enter_again(self.who, Guard::Read(held));
             self.stay().await;
-            guard = self.book.leave(number);
+            guard = self.book.leave(self.who);
         }
-        let is_held = guard.is_held();
-        seen.lost += u64::from(!is_held);
+        seen.lost += u64::from(!guard.is_held());
         match self.random.below(4) {
             0 => drop(guard),
             1 => {
@@ -116,13 +115,7 @@ impl Worker {
                 let _ = timeout(patience, guard.release()).await;
             }
             _ => match guard.release().await {
-                Ok(()) if !is_held => {
-                    self.book.wrong(format!(
-                        "{} releases {resource} that it has lost, and it is fine",
-                        self.who
-                    ));
-                }
-                Ok(()) => {}
+                Ok(()) => self.book.released(self.who),
                 Err(error) => self.judge(resource, &error),
             },
         }
@@ -162,31 +155,8 @@ impl Worker {
     /// Accepts errors that faults explain, and reports all others.
     fn judge(&self, resource: &str, error: &DistroRwLockError) {
         self.book.note(format!("{} on {resource}: {error}", self.who));
-        let is_explained = match error {
-            DistroRwLockError::Store { source, .. } => {
-                source.is_retryable()
-                    || matches!(source, shizuku_kv::KvError::OutcomeUnknown { .. })
-            }
-            DistroRwLockError::WouldBlock { .. }
-            | DistroRwLockError::Timeout { .. }
-            | DistroRwLockError::LeaseLost { .. } => true,
-            _ => false,
-        };
-        if !is_explained {
+        if !is_explained(error) {
             self.book.wrong(format!("{} meets {error:?}", self.who));
         }
-    }
-}
-
-pub(crate) async fn claim(
-    lock: &DistroRwLock,
-    mode: LockMode,
-    waits: bool,
-) -> Result<Guard, DistroRwLockError> {
-    match (mode, waits) {
-        (LockMode::Read, true) => lock.read().await.map(Guard::Read),
-        (LockMode::Read, false) => lock.try_read().await.map(Guard::Read),
-        (LockMode::Write, true) => lock.write().await.map(Guard::Write),
-        (LockMode::Write, false) => lock.try_write().await.map(Guard::Write),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::faults::holds::{Grant, History, Hold, Outcome, Violation, Write};
-use crate::faults::line::Mode;
+use crate::logs::holds::{Grant, History, Hold, Outcome, Violation, Write};
+use crate::logs::line::Mode;
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ pub(crate) fn all(history: &History, last: &BTreeMap<String, Last>) -> Vec<Viola
             history.holds.iter().filter(|hold| hold.resource == resource).collect();
         holds.sort_by_key(|hold| hold.from);
         found.extend(overlaps(&holds));
-        found.extend(tokens_that_go_back(&holds));
+        found.extend(tokens_that_go_back(grants, &holds));
         let writes: Vec<_> =
             history.writes.iter().filter(|write| write.resource == resource).collect();
         found.extend(stale(&writes));
@@ -83,26 +83,36 @@ fn overlaps(holds: &[&Hold]) -> Vec<Violation> {
     found
 }
 
-/// Checks that a later holder has the larger token, unless both read.
-fn tokens_that_go_back(holds: &[&Hold]) -> Vec<Violation> {
+/// Checks that a holder has a larger token than all claims that were granted before, unless both
+/// read.
+fn tokens_that_go_back(mut grants: Vec<&Grant>, holds: &[&Hold]) -> Vec<Violation> {
+    grants.sort_by_key(|grant| grant.at);
+    let mut grants = grants.into_iter().peekable();
     let mut found = Vec::new();
-    let (mut anybody, mut writer): (Option<&Hold>, Option<&Hold>) = (None, None);
+    // The earlier grant with the largest token: of all, and of writers.
+    let (mut anybody, mut writer): (Option<&Grant>, Option<&Grant>) = (None, None);
     for hold in holds {
+        while let Some(grant) = grants.next_if(|grant| grant.at < hold.from) {
+            let larger = |one: Option<&'_ Grant>| one.is_none_or(|one| one.token < grant.token);
+            if larger(anybody) {
+                anybody = Some(grant);
+            }
+            if grant.mode == Mode::Write && larger(writer) {
+                writer = Some(grant);
+            }
+        }
         let before = if hold.mode == Mode::Write { anybody } else { writer };
         // An equal token is its own, from before a downgrade; or it was reported already.
         if let Some(other) = before.filter(|other| other.token > hold.token) {
-            found.push(between(
-                other,
-                hold,
-                "hold it one after the other, with tokens that go back",
-            ));
-        }
-        let larger = |one: Option<&'_ Hold>| one.is_none_or(|one| one.token < hold.token);
-        if larger(anybody) {
-            anybody = Some(hold);
-        }
-        if hold.mode == Mode::Write && larger(writer) {
-            writer = Some(hold);
+            let Hold { resource, process, token, from, .. } = hold;
+            found.push(Violation {
+                what: format!(
+                    "{resource}: tokens go back, from {} of process {} at {} to {token} of process {process} at {from}",
+                    other.token, other.process, other.at
+                ),
+                at: *from,
+                processes: vec![other.process, *process],
+            });
         }
     }
     found
@@ -112,7 +122,7 @@ fn between(one: &Hold, other: &Hold, what: &str) -> Violation {
     let told = |hold: &Hold| {
         let Hold { process, worker, mode, token, from, until, .. } = hold;
         format!(
-            "process {process}, worker {worker} ({mode}, token {token}, from {from} to {until})"
+            "process {process}, worker {worker} ({mode:?}, token {token}, from {from} to {until})"
         )
     };
     Violation {

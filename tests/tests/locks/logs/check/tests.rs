@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{Last, all};
-use crate::faults::holds::{History, Violation};
-use crate::faults::line::Line;
+use crate::logs::holds::{History, Violation};
+use crate::logs::line::Line;
 
 /// Parses logs from text: the number of a process, then its lines.
 fn history(logs: &[(u64, &str)]) -> History {
@@ -80,7 +80,7 @@ fn reader_beside_a_writer_is_rejected() {
     let short = "5 0 asks a read\n 7 0 entered a read 3 true 5\n 8 0 held true";
     rejected(
         &[(1, WRITER), (2, long), (3, short)],
-        "process 2, worker 0 (read, token 2, from 6 to 100) and process 1",
+        "process 2, worker 0 (Read, token 2, from 6 to 100) and process 1",
     );
 }
 
@@ -108,6 +108,9 @@ fn repeated_or_smaller_token_is_rejected() {
     let reader = later.replace("write", "read");
     rejected(&[(1, &WRITER.replace("write 1", "write 2")), (2, &reader)], "go back");
     rejected(&[(1, WRITER), (2, later)], "was given to process 1 and to process 2");
+    // The holder of the larger token has lost the lock before it was notified of its grant.
+    let lost = "1 0 asks a write\n 15 0 entered a write 2 false 5";
+    rejected(&[(1, WRITER), (2, lost)], "go back");
 }
 
 #[test]

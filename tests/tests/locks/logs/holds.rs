@@ -1,8 +1,9 @@
 //! The holds and fenced writes of the logs, with their times.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
-use crate::faults::line::{Event, Line, Mode};
+use crate::logs::line::{Line, Mode, parsed};
 
 /// A part of a grant in which its holder reported that it held: from the first time to the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,34 +103,32 @@ impl History {
 
     fn take(&mut self, process: u64, worker: u64, line: &Line, section: &mut Section) {
         let at = line.at;
-        match &line.event {
-            Event::Asks { .. } => {
+        match line.words()[..] {
+            ["asks", ..] => {
                 self.end_hold(section);
                 *section = Section { asked: at, writes: self.writes.len(), ..Section::default() };
             }
-            Event::Entered { resource, mode, token, held, .. } => {
-                let (resource, mode, token) = (resource.clone(), *mode, *token);
+            ["entered", resource, mode, token, held, _] => {
+                let (resource, mode, token) = (resource.to_owned(), value(mode), value(token));
                 let waited = at.saturating_sub(section.asked);
                 let grant = Grant { process, resource, mode, token, at, waited };
                 section.grant = Some(grant.clone());
                 self.grants.push(grant);
-                self.look(process, worker, at, *held, section);
+                self.look(process, worker, at, value(held), section);
             }
-            Event::Held(held) | Event::Leaving(held) => {
-                self.look(process, worker, at, *held, section)
-            }
-            Event::Downgraded { held } => {
+            ["held" | "leaving", held] => self.look(process, worker, at, value(held), section),
+            ["downgraded", held] => {
                 self.end_hold(section);
                 if let Some(grant) = &mut section.grant {
                     grant.mode = Mode::Read;
                 }
-                self.look(process, worker, at, *held, section);
+                self.look(process, worker, at, value(held), section);
             }
-            Event::Writes { number } => match &section.grant {
+            ["writes", number] => match &section.grant {
                 Some(Grant { resource, token, .. }) => self.writes.push(Write {
                     process,
                     worker,
-                    number: *number,
+                    number: value(number),
                     resource: resource.clone(),
                     token: *token,
                     began: at,
@@ -139,23 +138,22 @@ impl History {
                 }),
                 None => self.wrong(process, at, "a write without a lock"),
             },
-            Event::Accepted { version } => self.wrote(at, Outcome::Accepted(*version)),
-            Event::Rejected { newest } => self.wrote(at, Outcome::Rejected(*newest)),
-            Event::NotWritten(_) => self.wrote(at, Outcome::NotWritten),
-            Event::Unknown(_) => self.wrote(at, Outcome::Unknown),
-            Event::Released if section.is_lost => {
+            ["accepted", version] => self.wrote(at, Outcome::Accepted(value(version))),
+            ["rejected", newest] => self.wrote(at, Outcome::Rejected(value(newest))),
+            ["not-written", ..] => self.wrote(at, Outcome::NotWritten),
+            ["unknown", ..] => self.wrote(at, Outcome::Unknown),
+            ["released"] if section.is_lost => {
                 self.wrong(
                     process,
                     at,
                     "a lock that was lost is released as if it had been held to the end",
                 );
             }
-            Event::Lost(_) => self.lost += 1,
-            Event::NotGranted(_) => self.not_granted += 1,
-            Event::Unexplained(what) => {
-                self.wrong(process, at, &format!("nothing explains {what}"))
-            }
-            Event::Released | Event::LetGo(_) | Event::Quiet | Event::Done => {}
+            ["lost", ..] => self.lost += 1,
+            ["not-granted", ..] => self.not_granted += 1,
+            ["unexplained", ..] => self.wrong(process, at, &format!("it met {}", line.event)),
+            ["released"] | ["let-go", ..] | ["quiet"] | ["done"] => {}
+            _ => panic!("process {process} wrote {line}"),
         }
     }
 
@@ -193,4 +191,8 @@ impl History {
         let what = format!("process {process}: {what}");
         self.violations.push(Violation { what, at, processes: vec![process] });
     }
+}
+
+fn value<T: FromStr>(word: &str) -> T {
+    parsed(word).unwrap_or_else(|why| panic!("{why}"))
 }
