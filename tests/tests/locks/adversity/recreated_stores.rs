@@ -1,6 +1,8 @@
 //! Stores that are deleted and recreated while processes remember the old one. Versions then start
 //! over, so that new entries look older than known ones.
 
+use std::time::Duration;
+
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 
 use crate::adversity::world::{LEASE, Process, RECORD, STEADY_LEASE, World, lock_of, pass, within};
@@ -15,10 +17,13 @@ async fn on_both(test: impl AsyncFn(World)) {
     test(World::on_nats().await).await;
 }
 
+/// Lease of the processes, which a short stall of the machine does not end.
+const LONG: Duration = Duration::from_secs(3);
+
 /// Makes changes, so that the versions of a new store are far lower.
 async fn use_it(process: &Process) {
     for _ in 0..10 {
-        process.lock().write().await.unwrap().release().await.unwrap();
+        process.lock_for(LONG).write().await.unwrap().release().await.unwrap();
     }
 }
 
@@ -30,9 +35,9 @@ async fn free_lock_is_granted(mut world: World) {
     world.recreate(&[&one]).await;
     // The first attempts may use the session of the old store, whose loss is detected at its next
     // renewal.
-    let guard = within(5, "it is granted under a session of the new store", async {
+    let guard = within(10, "it is granted under a session of the new store", async {
         loop {
-            let guard = one.lock().write().await.unwrap();
+            let guard = one.lock_for(LONG).write().await.unwrap();
             let holders = world.state().await.holders;
             let key =
                 holders.first().map(|holder| format!("rw_lock_session.{}", holder.claim.session));
@@ -41,12 +46,12 @@ async fn free_lock_is_granted(mut world: World) {
                 break guard;
             }
             guard.release().await.ok();
-            pass(LEASE / 10).await;
+            pass(LONG / 10).await;
         }
     });
     let guard = guard.await;
     assert_eq!(world.state().await.holders.len(), 1);
-    pass(3 * LEASE).await;
+    pass(2 * LONG).await;
     assert!(guard.is_held());
     guard.release().await.unwrap();
     world.held_by(0).await;
@@ -64,15 +69,15 @@ async fn held_lock_is_waited_for(mut world: World) {
     use_it(&one).await;
     world.recreate(&[&one]).await;
     let [other] = world.processes().await;
-    let theirs = other.lock().write().await.unwrap();
-    let waiting = one.start_waiting();
+    let theirs = other.lock_for(LONG).write().await.unwrap();
+    let waiting = one.start_waiting_for(LONG);
     within(10, "it is queued", world.in_line(1)).await;
-    let rejected = one.lock().try_write().await.map(drop).unwrap_err();
+    let rejected = one.lock_for(LONG).try_write().await.map(drop).unwrap_err();
     assert!(matches!(rejected, DistroRwLockError::WouldBlock { .. }), "{rejected:?}");
     assert!(theirs.is_held() && !waiting.is_finished());
     theirs.release().await.unwrap();
-    let guard = within(5, "it is granted", waiting).await.unwrap().unwrap();
-    pass(3 * LEASE).await;
+    let guard = within(10, "it is granted", waiting).await.unwrap().unwrap();
+    pass(2 * LONG).await;
     assert!(guard.is_held());
 }
 
@@ -86,11 +91,11 @@ async fn held_lock_of_recreated_store_is_waited_for() {
 async fn held_lock_is_lost(mut world: World) {
     let [one, other] = world.processes().await;
     use_it(&one).await;
-    let held = one.lock().write().await.unwrap();
-    let waiting = other.start_waiting();
+    let held = one.lock_for(LONG).write().await.unwrap();
+    let waiting = other.start_waiting_for(LONG);
     world.in_line(1).await;
     world.recreate(&[&one, &other]).await;
-    within(5, "the holder is notified", held.lost()).await;
+    within(10, "the holder is notified", held.lost()).await;
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
     // The waiter continues in the new store, or is told that the old one is gone.
@@ -99,8 +104,8 @@ async fn held_lock_is_lost(mut world: World) {
         Err(DistroRwLockError::Store { .. }) => {}
         Err(error) => panic!("{error:?}"),
     }
-    let guard = within(5, "it is free", other.lock().write()).await.unwrap();
-    pass(3 * LEASE).await;
+    let guard = within(10, "it is free", other.lock_for(LONG).write()).await.unwrap();
+    pass(2 * LONG).await;
     assert!(guard.is_held());
     assert_eq!(world.state().await.holders.len(), 1);
 }
