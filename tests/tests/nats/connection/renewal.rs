@@ -154,24 +154,6 @@ async fn credentials_expiring_at_once_are_rejected_at_connect() {
 }
 
 #[tokio::test]
-async fn watch_link_has_the_reason_of_an_outage() {
-    let operator = Operator::new();
-    let server = operator.server();
-    let (_folder, path) = file("app.creds", &operator.expiring(seconds_from_now(2)).text);
-    let connection =
-        nats_connect(config(&server.url()).auth(NatsAuth::CredentialsFile(path))).await.unwrap();
-    let store = connection.store("config").await.unwrap();
-    let watch = caught_up(&store, WatchScope::All).await;
-    eventually("the watch says that the credentials are rejected", async || {
-        let _ = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;
-        let link = format!("{:?}", watch.link());
-        link.contains("rejects the credentials")
-    })
-    .await;
-    assert!(!watch.link().is_up());
-}
-
-#[tokio::test]
 async fn renewed_nkey_is_read_at_the_reconnect() {
     let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
     let users = |key: &KeyPair| {
@@ -198,31 +180,6 @@ async fn renewed_nkey_is_read_at_the_reconnect() {
     .await;
     replace(&path, &new.seed().unwrap());
     eventually("the renewed key counts", async || connection.health().await.is_ok()).await;
-}
-
-#[tokio::test]
-async fn rejected_password_is_reported_until_it_is_accepted() {
-    let users = |password: &str| {
-        format!("authorization {{ users: [ {{ user: app, password: {password} }} ] }}\n")
-    };
-    let (_folder, included) = file("users.conf", users("hunter2"));
-    let relative = format!("../../../../../../..{}", included.display());
-    let mut server = NatsServer::builder().config(&format!("include \"{relative}\"")).start();
-    let url = format!("{}?deadline_ms={}", server.url_as("app:hunter2"), SHORT.as_millis());
-    let connection = connect(&url).await.unwrap();
-    std::fs::write(&included, users("another")).unwrap();
-    server.restart();
-    eventually("the password is rejected", async || match connection.health().await {
-        Err(error) => {
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
-            matches!(error, KvError::Unauthorized { .. })
-        }
-        Ok(()) => false,
-    })
-    .await;
-    std::fs::write(&included, users("hunter2")).unwrap();
-    server.restart();
-    eventually("the password counts again", async || connection.health().await.is_ok()).await;
 }
 
 #[tokio::test]

@@ -31,19 +31,6 @@ async fn next(watch: &mut Watch) -> Result<KvUpdate, KvError> {
     next.await.expect("an update in time").expect("the watch goes on")
 }
 
-async fn consumers(server: &NatsServer, bucket: &str) -> usize {
-    let context = async_nats::jetstream::new(server.client().await);
-    context
-        .get_stream(format!("KV_{bucket}"))
-        .await
-        .unwrap()
-        .get_info()
-        .await
-        .unwrap()
-        .state
-        .consumer_count
-}
-
 #[tokio::test]
 async fn a_watch_heals_behind_a_message_that_is_no_entry() {
     let server = NatsServer::start();
@@ -65,47 +52,6 @@ async fn a_watch_heals_behind_a_message_that_is_no_entry() {
         assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().value, round.to_string());
     }
     assert!(around.watch_from(WatchScope::All, cursor).await.is_ok());
-}
-
-#[tokio::test]
-async fn a_server_that_limits_requests_is_asked_for_less() {
-    let storage = tempfile::tempdir().unwrap();
-    let config = format!(
-        "jetstream {{ store_dir: {:?}, limits: {{ max_request_batch: 100 }} }}",
-        storage.path()
-    );
-    let server = NatsServer::builder().jetstream(false).config(&config).start();
-    let store = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    let items = (0..500).map(|n| (format!("key.{n}"), "value"));
-    assert!(store.put_many(items).await.iter().all(Result::is_ok));
-    assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 500);
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    for _ in 0..500 {
-        assert!(next(&mut watch).await.unwrap().entry().is_some());
-    }
-    assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
-    store.put("live", "x").await.unwrap();
-    assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "live");
-    eventually("one consumer is left", async || consumers(&server, "b").await == 1).await;
-}
-
-#[tokio::test]
-async fn a_client_that_may_not_read_from_consumers_is_told() {
-    let server = NatsServer::builder()
-        .config(
-            r#"authorization { users: [
-                { user: u, password: p, permissions: { publish: { deny: "$JS.API.CONSUMER.MSG.NEXT.>" } } }
-            ] }"#,
-        )
-        .start();
-    let store = connect(&server.url_as("u:p")).await.unwrap().store("b").await.unwrap();
-    store.put("key", "value").await.unwrap();
-    let refused = store.scan(WatchScope::All).try_collect().await.unwrap_err();
-    assert!(matches!(refused, KvError::Unauthorized { .. }), "{refused:?}");
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    let refused = next(&mut watch).await.unwrap_err();
-    assert!(matches!(refused, KvError::Unauthorized { .. }), "{refused:?}");
-    assert!(watch.next().await.is_none());
 }
 
 /// Delivered subjects leave the stream, so that counting them would hide others.
@@ -184,22 +130,6 @@ async fn history_is_bounded_while_the_key_is_written() {
         () = writes => {}
         () = reads => {}
     }
-}
-
-#[tokio::test]
-async fn direct_gets_that_are_turned_off_later_do_not_end_reading() {
-    let server = NatsServer::start();
-    let store = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    store.put("key", "value").await.unwrap();
-    let context = async_nats::jetstream::new(server.client().await);
-    let mut config = context.get_stream("KV_b").await.unwrap().cached_info().config.clone();
-    config.allow_direct = false;
-    context.update_stream(config).await.unwrap();
-    assert_eq!(store.get("key").await.unwrap().unwrap().value, "value");
-    assert_eq!(
-        store.get_many(["key", "a", "b", "c", "d"]).await.unwrap().iter().flatten().count(),
-        1
-    );
 }
 
 #[tokio::test]

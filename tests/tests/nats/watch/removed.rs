@@ -45,29 +45,6 @@ async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
 }
 
 #[tokio::test]
-async fn a_watch_delivers_a_key_behind_a_superseded_message() {
-    for history in [1, 2, 5] {
-        let (_, store) = with_history(history).await;
-        let first = store.put("k2", "first").await.unwrap();
-        let k1 = store.put("k1", "only").await.unwrap();
-        let mut watch = store.watch(WatchScope::All).await.unwrap();
-        for number in 0..history {
-            store.put("k2", number.to_string()).await.unwrap();
-        }
-        let state = state(&mut watch).await;
-        assert_eq!(state.get("k1"), Some(&k1), "history {history}");
-        // The marker does not wait for writes after the start of the watch, if the key has been
-        // delivered.
-        assert!(
-            state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()),
-            "history {history}"
-        );
-        let last = store.put("k1", "last").await.unwrap();
-        while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
-    }
-}
-
-#[tokio::test]
 async fn a_watch_delivers_keys_behind_many_superseded_messages() {
     const KEYS: usize = 12_000;
     let (_, store) = with_history(2).await;
@@ -115,25 +92,6 @@ async fn a_scan_lists_keys_behind_superseded_messages() {
             assert_eq!((keys.len(), distinct.len()), (KEYS, KEYS), "purges: {purges}");
         }
     }
-}
-
-/// A deleted key is not live because an older value of it is still held.
-#[tokio::test]
-async fn a_scan_that_starts_over_leaves_out_deleted_keys() {
-    const KEYS: usize = 9_000;
-    let (_, store) = with_history(2).await;
-    fill(&store, KEYS).await;
-    for number in KEYS - 5..KEYS {
-        store.delete(format!("key.{number:05}")).await.unwrap();
-    }
-    let scan = store.scan(WatchScope::All);
-    scan.next().await.unwrap().unwrap();
-    for round in 0..2 {
-        store.put("key.08500", round.to_string()).await.unwrap();
-    }
-    let rest: Vec<_> = scan.try_collect().await.unwrap();
-    assert!(rest.iter().all(|entry| !entry.is_tombstone()));
-    assert_eq!(rest.len(), KEYS - 5 - 1);
 }
 
 /// An evicted entry leaves no message, and the entries behind it still arrive.
