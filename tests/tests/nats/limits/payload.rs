@@ -82,7 +82,8 @@ async fn value_over_max_payload_is_too_large() {
         assert_rejected(store.put("key", vec![0; 2000]).await, "ValueTooLarge", false, words);
         let many = store.put_many([("key", vec![0; 2000])]).await.remove(0);
         assert_rejected(many, "ValueTooLarge", false, words);
-        store.put("key", vec![0; store.max_value_size()]).await.unwrap();
+        let version = store.put("key", vec![0; store.max_value_size()]).await.unwrap();
+        store.update("key", vec![1; store.max_value_size()], version).await.unwrap();
     }
 }
 
