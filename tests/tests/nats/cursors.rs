@@ -339,6 +339,8 @@ async fn cursor_at_end_of_aged_stream_has_expired() {
     let mut watch = store.watch_from(WatchScope::All, empty).await.unwrap();
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
     store.put("a", "1").await.unwrap();
+    let mut watch = store.watch_from(WatchScope::All, empty).await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().key, "a");
     let before = cursor(&store, WatchScope::All).await;
     shizuku_kv_tests::eventually("the value ages", async || {
         store.get("a").await.unwrap().is_none()

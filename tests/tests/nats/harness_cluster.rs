@@ -8,11 +8,9 @@
 )]
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, kv};
-use futures_util::StreamExt;
 use shizuku_kv_tests::{
     Fault, Faults, Injection, NatsCluster, NatsServer, TcpProxy, Victim, eventually, rerun, unique,
 };
@@ -392,44 +390,6 @@ async fn half_of_a_connection_ends() {
     reads(&mut server, "request").await;
     drop(server);
     eventually("the end of the server ends the rest", async || proxy.connections() == 0).await;
-}
-
-#[tokio::test]
-async fn proxy_disturbs_a_nats_client() {
-    let server = NatsServer::start();
-    let proxy = TcpProxy::start(server.port()).await;
-    let client = async_nats::connect(proxy.url()).await.unwrap();
-    let echo = server.client().await;
-    let mut asked = echo.subscribe("echo").await.unwrap();
-    tokio::spawn(async move {
-        while let Some(message) = asked.next().await {
-            echo.publish(message.reply.unwrap(), message.payload).await.unwrap();
-        }
-    });
-    let ask = async || client.request("echo", "x".into()).await;
-    eventually("the subscription is known", async || ask().await.is_ok()).await;
-
-    proxy.delay(Duration::from_millis(100));
-    let sent = Instant::now();
-    ask().await.unwrap();
-    assert!(sent.elapsed() >= Duration::from_millis(200));
-    proxy.delay(Duration::ZERO);
-
-    proxy.stall();
-    let mut asking = std::pin::pin!(ask());
-    assert!(tokio::time::timeout(SILENCE, &mut asking).await.is_err());
-    proxy.flow();
-    asking.await.unwrap();
-
-    for half_close in [TcpProxy::half_close_requests, TcpProxy::half_close_answers] {
-        let before = client.statistics().connects.load(Ordering::SeqCst);
-        half_close(&proxy);
-        eventually("the client connects again", async || {
-            client.statistics().connects.load(Ordering::SeqCst) > before
-        })
-        .await;
-        eventually("it is answered again", async || ask().await.is_ok()).await;
-    }
 }
 
 /// Set for a test of this file that runs again, in a process of its own.

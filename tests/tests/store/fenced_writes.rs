@@ -220,31 +220,22 @@ async fn token_is_in_a_header_and_does_not_expire() {
         let config = StoreConfig::new().key_ttl(key_ttl);
         let bucket = unique("wire");
         let store = connection.store_with_config(&bucket, config).await.unwrap();
+        let has_headers = async |key: &str, fence: &str, operation: Option<&str>| {
+            let headers = newest_headers(&context, &bucket, key).await;
+            let header = |name: &str| headers.get(name).map(|value| value.as_str());
+            assert_eq!(header("Shizuku-Fence"), Some(fence), "{headers:?}");
+            assert_eq!(header("KV-Operation"), operation, "{headers:?}");
+            let has_id = header("Shizuku-Op").is_some();
+            assert!(has_id && header("Nats-TTL").is_none(), "{headers:?}");
+        };
         let fenced = store.fenced().unwrap();
         fenced.put("job", "value", token(17)).await.unwrap();
-        let headers = newest_headers(&context, &bucket, "job").await;
-        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "17");
-        assert!(
-            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-            "{headers:?}"
-        );
+        has_headers("job", "17", None).await;
         fenced.delete("job", token(18)).await.unwrap();
-        let headers = newest_headers(&context, &bucket, "job").await;
-        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "18");
-        assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-        assert!(
-            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-            "{headers:?}"
-        );
+        has_headers("job", "18", Some("DEL")).await;
         for key in ["job", "never"] {
             fenced.raise(key, token(19)).await.unwrap();
-            let headers = newest_headers(&context, &bucket, key).await;
-            assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "19");
-            assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-            assert!(
-                headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-                "{headers:?}"
-            );
+            has_headers(key, "19", Some("DEL")).await;
         }
         // A write without a token looks as it always did.
         store.put("job", "plain").await.unwrap();

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use shizuku_kv::{
     Connection, Key, KvEntry, KvError, KvResult, KvStream, MemoryConnection, Store, VersionToken,
-    WatchCursor, WatchScope, connect,
+    WatchScope, connect,
 };
 use shizuku_kv_tests::faulty::{Abilities, Answer, Call, FaultyStore, Hook, Next, Operation};
 use tokio::time::Instant;
+
+use super::operation_names::{expiring_writes, reads, watches, writes};
 
 const LIMIT: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
@@ -104,60 +106,6 @@ fn entry() -> KvEntry {
     KvEntry::put(key(), Bytes::new(), VersionToken::from_u64(1), std::time::SystemTime::UNIX_EPOCH)
 }
 
-type Method<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
-
-fn reads(store: &Store) -> Vec<Method<'_>> {
-    vec![
-        ("get", async { store.get("key").await.map(drop) }.boxed()),
-        ("entry", async { store.entry("key").await.map(drop) }.boxed()),
-        ("get_many", async { store.get_many(["key", "other"]).await.map(drop) }.boxed()),
-        ("history", async { store.history("key")?.try_collect().await.map(drop) }.boxed()),
-        ("scan", async { store.scan(WatchScope::All).try_collect().await.map(drop) }.boxed()),
-        ("keys", async { store.keys(WatchScope::All).try_collect().await.map(drop) }.boxed()),
-    ]
-}
-
-fn watches(store: &Store) -> Vec<Method<'_>> {
-    let cursor = WatchCursor::new([0; 16], 1, std::time::SystemTime::UNIX_EPOCH);
-    vec![
-        ("watch", async { store.watch(WatchScope::All).await.map(drop) }.boxed()),
-        (
-            "watch_from",
-            async move { store.watch_from(WatchScope::All, cursor).await.map(drop) }.boxed(),
-        ),
-    ]
-}
-
-fn writes(store: &Store) -> Vec<Method<'_>> {
-    let version = VersionToken::from_u64(1);
-    vec![
-        ("put", async { store.put("key", "value").await.map(drop) }.boxed()),
-        ("create", async { store.create("key", "value").await.map(drop) }.boxed()),
-        ("update", async move { store.update("key", "value", version).await.map(drop) }.boxed()),
-        ("delete", async { store.delete("key").await.map(drop) }.boxed()),
-        (
-            "delete_with_version",
-            async move { store.delete_with_version("key", version).await.map(drop) }.boxed(),
-        ),
-        ("purge", async { store.purge("key").await.map(drop) }.boxed()),
-    ]
-}
-
-fn ttl_writes(store: &Store) -> Vec<Method<'_>> {
-    let (ttl, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
-    vec![
-        ("put_with_ttl", async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed()),
-        (
-            "create_with_ttl",
-            async move { ttl.create("key", "value", SECOND).await.map(drop) }.boxed(),
-        ),
-        (
-            "update_with_ttl",
-            async move { ttl.update("key", "value", version, SECOND).await.map(drop) }.boxed(),
-        ),
-    ]
-}
-
 /// Checks that the operation ends, neither before `limit` nor much after it.
 async fn ends<T>(name: &str, limit: Duration, operation: impl Future<Output = T>) -> T {
     let start = Instant::now();
@@ -185,7 +133,7 @@ async fn reads_and_watches_of_a_silent_backend_time_out() {
 #[tokio::test(start_paused = true)]
 async fn writes_to_silent_backend_have_unknown_outcome() {
     let store = Backend::new(Manner::Silent).store();
-    for (name, operation) in writes(&store).into_iter().chain(ttl_writes(&store)) {
+    for (name, operation) in writes(&store).into_iter().chain(expiring_writes(&store)) {
         match ends(name, LIMIT, operation).await {
             Err(KvError::OutcomeUnknown { operation, key: found, .. }) => {
                 assert_eq!((operation, found), (name, key()));
@@ -263,7 +211,7 @@ async fn deadline_of_zero_sends_nothing() {
     for store in [silent.store(), prompt.store()] {
         let store = store.with_deadline(Duration::ZERO);
         let operations = reads(&store).into_iter().chain(watches(&store)).chain(writes(&store));
-        for (name, operation) in operations.chain(ttl_writes(&store)) {
+        for (name, operation) in operations.chain(expiring_writes(&store)) {
             match operation.now_or_never() {
                 Some(Err(KvError::Timeout { operation, limit: Duration::ZERO, .. })) => {
                     assert_eq!(operation, name);

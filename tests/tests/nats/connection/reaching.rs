@@ -224,12 +224,18 @@ async fn silent_server_does_not_hide_the_others() {
 #[tokio::test]
 async fn impossible_settings_are_rejected_before_any_attempt() {
     let silence = TcpSilence::start();
+    let invalid =
+        ["", " ", "http://127.0.0.1", "127.0.0.1:99999", "nats://", "nats://127.0.0.1:port"]
+            .map(|address| ("servers", NatsConnectionConfig::new([address])));
     for (field, config) in [
         ("servers", NatsConnectionConfig::new(Vec::<String>::new())),
         ("servers", NatsConnectionConfig::new(["nats://app:hunter2@127.0.0.1"])),
         ("connect_timeout", config(&silence.url()).connect_timeout(Duration::ZERO)),
         ("deadline", config(&silence.url()).deadline(Duration::ZERO)),
-    ] {
+    ]
+    .into_iter()
+    .chain(invalid)
+    {
         let shown = format!("{config:?}");
         let error = within(SHORT, &shown, nats_connect(config)).await.expect_err(&shown);
         match &error {
@@ -238,6 +244,7 @@ async fn impossible_settings_are_rejected_before_any_attempt() {
             }
             _ => panic!("{shown}: {error:?}"),
         }
+        assert!(!error.is_retryable(), "{shown}: {error:?}");
         assert!(!format!("{error:?}{shown}").contains("hunter2"), "{error:?}");
     }
     assert_eq!(silence.accepted(), 0);

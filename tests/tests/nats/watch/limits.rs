@@ -28,7 +28,7 @@ async fn with_room(consumers: i32) -> (String, Store) {
 
 /// A watch that lost its consumer waits for room, and reports why it receives nothing.
 #[tokio::test]
-async fn a_running_watch_waits_for_room_for_its_consumer() {
+async fn running_watch_waits_for_room_for_its_consumer() {
     let server = NatsServer::shared();
     let (name, around) = with_room(1).await;
     let proxy = TcpProxy::start(server.port()).await;

@@ -10,7 +10,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsServer, Random, unique};
 
-use super::next;
+use super::{next, pause_consumer};
 
 async fn with_history(history: u8) -> (&'static NatsServer, Store) {
     let server = NatsServer::shared();
@@ -45,7 +45,7 @@ async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
 }
 
 #[tokio::test]
-async fn a_watch_delivers_keys_behind_many_superseded_messages() {
+async fn watch_delivers_keys_behind_superseded_messages() {
     const KEYS: usize = 12_000;
     let (_, store) = with_history(2).await;
     fill(&store, KEYS).await;
@@ -61,7 +61,7 @@ async fn a_watch_delivers_keys_behind_many_superseded_messages() {
 }
 
 #[tokio::test]
-async fn a_scan_lists_keys_behind_superseded_messages() {
+async fn scan_lists_keys_behind_superseded_messages() {
     const KEYS: usize = 12_000;
     for purges in [false, true] {
         let (_, store) = with_history(2).await;
@@ -96,7 +96,7 @@ async fn a_scan_lists_keys_behind_superseded_messages() {
 
 /// An evicted entry leaves no message, and the entries behind it still arrive.
 #[tokio::test]
-async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
+async fn watch_continues_behind_evicted_or_purged_messages() {
     const KEYS: u64 = 9_000;
     const REMOVED: u64 = 50;
     let server = NatsServer::shared();
@@ -161,7 +161,7 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
 
 /// A paused consumer sends heartbeats and delivers nothing, like one that has lost count.
 #[tokio::test]
-async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
+async fn consumer_that_is_idle_within_the_state_is_replaced() {
     for history in [1, 2] {
         let (server, store) = with_history(history).await;
         if !server.is_at_least(2, 11) {
@@ -170,13 +170,7 @@ async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
         }
         store.put("key", "value").await.unwrap();
         let mut watch = store.watch(WatchScope::All).await.unwrap();
-        let [consumer] = &server.consumers(store.name()).await[..] else {
-            panic!("more than one consumer")
-        };
-        let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{}.{consumer}", store.name());
-        let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
-        let answer = server.client().await.request(subject, pause.into()).await.unwrap();
-        assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
+        pause_consumer(server, store.name()).await;
         assert_eq!(state(&mut watch).await.len(), 1, "history {history}");
     }
 }
@@ -278,7 +272,7 @@ async fn state_and_tail_are_complete_under_random_writes() {
 
 /// The leader always has a newer message, and no consumer delivers all messages that waited for it.
 #[tokio::test]
-async fn a_state_ends_while_others_write_without_a_pause() {
+async fn state_ends_while_others_write_without_a_pause() {
     for history in [1, 2] {
         let (server, store) = with_history(history).await;
         fill(&store, 500).await;
