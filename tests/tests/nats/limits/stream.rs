@@ -66,10 +66,11 @@ async fn max_consumers_reached_names_the_limit() {
     assert_rejected(store.history("key").unwrap().try_collect().await, "LimitReached", true, words);
     // It clears on its own.
     let patient = store.with_deadline(super::PATIENCE);
-    let second =
-        tokio::spawn(async move { patient.watch(WatchScope::prefix("other.")).await.map(drop) });
+    let mut second = std::pin::pin!(patient.watch(WatchScope::prefix("other.")));
+    let early = tokio::time::timeout(SHORT, second.as_mut()).await;
+    assert!(early.is_err(), "opened, or given up, without room: {early:?}");
     drop(watch);
-    within("another watch", second).await.unwrap().unwrap();
+    within("another watch", second).await.unwrap();
     drop(world);
 }
 
