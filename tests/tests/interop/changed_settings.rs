@@ -347,6 +347,6 @@ async fn tells_a_reader_of_deletions(is_waiting: bool) {
     match told.expect("the reader is told") {
         Some(Err(KvError::CursorExpired { .. })) => {}
         Some(Ok(KvUpdate::Delete(entry))) if entry.key == "k" => {}
-        other => panic!("{other:?}"),
+        other => panic!("waited: {is_waiting}: {other:?}"),
     }
 }

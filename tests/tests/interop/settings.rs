@@ -191,6 +191,7 @@ async fn reconciling_keeps_the_age_of_markers_that_others_chose() {
 #[tokio::test]
 async fn value_that_fits_bucket_of_small_values_is_written() {
     for limit in [64, 128, 300, 1000, 100_000] {
+        println!("limit {limit}");
         let config = kv::Config { max_value_size: limit, ..kv::Config::default() };
         let (_world, ours, theirs) = World::made_by_them(config).await;
         // We read everything that the other client may write.

@@ -110,6 +110,7 @@ async fn get_many_equals_single_gets() {
 }
 
 async fn is_as_singles(config: StoreConfig) {
+    println!("{config:?}");
     let store = connection().await.store_with_config(&unique("many"), config).await.unwrap();
     let (keys, expected): (Vec<_>, Vec<_>) = all_sorts(&store).await.into_iter().unzip();
     assert_eq!(many_are_as_singles(&store, &keys).await, expected);

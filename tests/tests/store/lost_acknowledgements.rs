@@ -61,6 +61,7 @@ async fn landed_write_is_found_by_its_id() {
         ("delete_with_version", 5, Delete, 2),
         ("purge", 5, Purge, 1),
     ] {
+        println!("{operation}, history {history}");
         let f = Proxied::new(history).await;
         let is_first = matches!(operation, "put" | "create");
         let first = if is_first { None } else { Some(f.behind.put("key", "one").await.unwrap()) };

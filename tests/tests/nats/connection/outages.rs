@@ -129,6 +129,7 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
 #[tokio::test]
 async fn operations_on_a_silent_server_end_by_their_deadline() {
     for consistency in [ReadConsistency::Any, ReadConsistency::Leader] {
+        println!("{consistency:?}");
         ends_by_its_deadline_while_the_server_is_paused(consistency).await;
     }
 }

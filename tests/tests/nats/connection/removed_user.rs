@@ -31,6 +31,7 @@ async fn removed_user_is_named(
     section: &str,
     to_config: impl FnOnce(&NatsServer) -> NatsConnectionConfig,
 ) {
+    println!("{section}");
     let other = "authorization { users: [ { user: other, password: another } ] }";
     let mut server = NatsServer::builder().config(section).start();
     let connection = nats_connect(to_config(&server).deadline(SHORT)).await.unwrap();

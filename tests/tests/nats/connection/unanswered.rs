@@ -233,6 +233,7 @@ async fn survives_the_death_of_the_leader(listens: bool) {
 #[ignore = "takes twenty seconds, most of it elections: scripts/test --long"]
 async fn operations_outlast_the_death_of_a_leader() {
     for listens in [false, true] {
+        println!("a client listens to everything: {listens}");
         survives_the_death_of_the_leader(listens).await;
     }
 }

@@ -76,6 +76,7 @@ async fn settings_over_max_payload_name_the_limit() {
 async fn value_over_max_payload_is_too_large() {
     // The configured limit of a store may be larger than the payload.
     for config in [StoreConfig::new(), StoreConfig::new().max_value_size(1 << 20)] {
+        println!("{config:?}");
         let (_world, store) =
             World::with_store(NatsServer::builder().max_payload(1024), config).await;
         let words = &["2000 bytes", "limit"];

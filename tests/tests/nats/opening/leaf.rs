@@ -67,6 +67,7 @@ impl Leaf {
 #[tokio::test]
 async fn leaf_without_domain_uses_the_hub() {
     for jetstream in [Some(""), None] {
+        println!("the JetStream of the leaf node: {jetstream:?}");
         let world = Leaf::start(jetstream);
         world.is_connected().await;
         let connection = connect(&world.url()).await.unwrap();

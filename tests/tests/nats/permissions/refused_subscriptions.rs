@@ -22,6 +22,7 @@ async fn connect_without_the_inbox_right_is_unauthorized() {
             "_INBOX_other.x.>",
         ),
     ] {
+        println!("{section}, prefix {prefix:?}");
         let server = NatsServer::builder().config(&section).start();
         let mut config = config_of(&server, "app");
         if let Some(prefix) = prefix {

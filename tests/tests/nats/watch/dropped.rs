@@ -90,6 +90,7 @@ async fn none_are_left(name: &str) {
 #[tokio::test]
 async fn end_of_a_connection_deletes_the_consumers_of_readers() {
     for (is_shutdown, is_dropped_before) in [(true, false), (true, true), (false, false)] {
+        println!("shutdown: {is_shutdown}, dropped before: {is_dropped_before}");
         let (name, connection, store) = filled().await;
         let mut readers = Some(Readers::open(&store).await);
         assert!(NatsServer::shared().consumers(&name).await.len() >= 6);

@@ -159,6 +159,7 @@ async fn dropped_shutdown_still_ends_everything() {
 #[tokio::test]
 async fn watch_away_longer_than_tombstones_live_ends() {
     for queued in [false, true] {
+        println!("a message is queued: {queued}");
         away_longer_than_tombstones_live(queued).await;
     }
 }

@@ -116,6 +116,7 @@ async fn listing_that_resumes_in_a_recreated_store_is_an_error() {
     for (keys_only, history, added) in
         [(false, 1, 1), (true, 1, 20_000), (false, 5, 20_000), (true, 5, 1)]
     {
+        println!("keys only: {keys_only}, history {history}, {added} new keys");
         let config = || StoreConfig::new().history(history);
         world.connection.delete_store("b").await.unwrap();
         let store = world.connection.store_with_config("b", config()).await.unwrap();

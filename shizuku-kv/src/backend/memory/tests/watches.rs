@@ -92,9 +92,9 @@ async fn waiting_watch_ends_with_its_store_or_connection() {
             connection.delete_store("test").await.unwrap();
         }
         match timeout(SECOND, waiting).await.unwrap().unwrap().unwrap_err() {
-            KvError::Closed { .. } => assert!(is_shutdown),
-            KvError::StoreNotFound { .. } => assert!(!is_shutdown),
-            error => panic!("{error:?}"),
+            KvError::Closed { .. } => assert!(is_shutdown, "closed after a deletion"),
+            KvError::StoreNotFound { .. } => assert!(!is_shutdown, "not found after a shutdown"),
+            error => panic!("shutdown: {is_shutdown}: {error:?}"),
         }
     }
 }
