@@ -35,7 +35,6 @@ pub(crate) const LONG_FILES: &[(&str, &str)] = &[
     ("tests/tests/live/map.rs", "the tests of one subject"),
     ("tests/tests/replica/silent.rs", "the tests of one subject"),
     ("tests/tests/secrets.rs", "the tests of one subject"),
-    ("tests/tests/store/shared_watch.rs", "the tests of one subject"),
     ("tests/tests/records/typed.rs", "the tests of one subject"),
     ("shizuku-kv/src/watch/shared/subscriptions.rs", "one data structure with its invariants"),
     ("tests/tests/conformance/can_fail/broken/mod.rs", "one wrapper with all its faults"),

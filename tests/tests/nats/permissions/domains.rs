@@ -79,8 +79,8 @@ fn of_leaf(subject: &str) -> String {
     }
 }
 
-/// Returns a leaf node without JetStream whose user `app` has rights, and the administrator and that
-/// user, once the leaf node is connected.
+/// Returns a leaf node without JetStream whose user `app` has rights, and both of its users, once
+/// the leaf node is connected.
 async fn leaf(rows: &[Row], adapt: impl Fn(&str) -> String) -> (Leaf, [NatsConnectionConfig; 2]) {
     let world = Leaf::with(rights(rows, adapt).builder(), None);
     let configs = Reach::Domain.configs(&world.leaf);

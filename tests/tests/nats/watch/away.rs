@@ -9,8 +9,8 @@ use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 use super::next;
 
-/// Returns a bucket whose tombstones and markers live for a second, with the key `victim`, and a watch
-/// that has caught up.
+/// Returns a bucket whose tombstones and markers live for a second, with the key `victim`, and a
+/// watch that has caught up.
 async fn watched(server: &NatsServer) -> Option<(Store, Watch)> {
     if !server.is_at_least(2, 11) {
         println!("no limit markers on nats-server {}", server.version());
@@ -38,8 +38,8 @@ async fn fill_a_request(store: &Store) {
     }
 }
 
-/// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Reads further,
-/// and fails if an entry after the deletion arrives without it.
+/// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Reads
+/// further, and fails if an entry after the deletion arrives without it.
 async fn learns_of_a_deletion_without_a_trace(store: &Store, mut watch: Watch) {
     store.delete("victim").await.unwrap();
     eventually("nothing is left", async || store.entry("victim").await.unwrap().is_none()).await;

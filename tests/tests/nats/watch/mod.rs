@@ -31,8 +31,8 @@ async fn next(watch: &mut Watch) -> Result<KvUpdate, KvError> {
     next.await.expect("an update in time").expect("the watch goes on")
 }
 
-/// Pauses the only consumer of a bucket, and returns its name. The consumer then sends heartbeats, and
-/// delivers nothing, like one that has lost count of its pending messages.
+/// Pauses the only consumer of a bucket, and returns its name. The consumer then sends heartbeats,
+/// and delivers nothing, like one that has lost count of its pending messages.
 async fn pause_consumer(server: &NatsServer, bucket: &str) -> String {
     let mut consumers = server.consumers(bucket).await;
     assert_eq!(consumers.len(), 1, "{consumers:?}");

@@ -108,8 +108,8 @@ async fn watch_of_a_recreated_store_is_not_caught_up() {
     assert!(matches!(error, KvError::CursorExpired { .. }), "{error}");
 }
 
-/// The consumer is lost with the store, before the second request. The new store ends before or after
-/// the position of the listing.
+/// The consumer is lost with the store, before the second request. The new store ends before or
+/// after the position of the listing.
 #[tokio::test]
 async fn listing_that_resumes_in_a_recreated_store_is_an_error() {
     let world = World::new().await;

@@ -1,5 +1,5 @@
-//! Bad input: rejected with an error that names the fault and the way out. The conformance suite checks
-//! on every backend that it is rejected. Cases that do not depend on the backend use memory.
+//! Bad input: rejected with an error that names the fault and the way out. The conformance suite
+//! checks on every backend that it is rejected. Cases that do not depend on the backend use memory.
 
 #![allow(
     clippy::unwrap_used,
