@@ -2,7 +2,7 @@
 
 use std::fmt::{Debug, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nkeys::KeyPair;
@@ -10,7 +10,7 @@ use shizuku_kv::{Connection, KvError, NatsAuth, WatchScope, connect, nats_connec
 use shizuku_kv_tests::{NatsServer, eventually};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::authentication::Operator;
 use super::{SHORT, caught_up, config, file, next_of};
@@ -21,6 +21,10 @@ struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        // With a single dispatcher, the thread that reaches a callsite first decides whether it is
+        // enabled. That may be the thread of another test, which has no subscriber.
+        static OTHER: OnceLock<Dispatch> = OnceLock::new();
+        OTHER.get_or_init(|| Dispatch::new(Self::default()));
         let log = Self::default();
         (log.clone(), tracing::subscriber::set_default(log))
     }
