@@ -33,7 +33,7 @@ async fn buckets_of_others_are_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_bucket_deleted_by_the_other_client_is_gone_for_us() {
+async fn bucket_deleted_by_other_client_is_gone() {
     let (world, ours, theirs) = World::made_by_them(kv::Config::default()).await;
     theirs.put("k", "x".into()).await.unwrap();
     let mut watch = ours.watch(WatchScope::All).await.unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shizuku_kv::{
-    FencingToken, KeyValue, KeyValueWrite, KvEntry, KvError, KvUpdate, KvWriteError, StoreConfig,
-    WatchScope,
+    FencingToken, KeyValue, KeyValueWrite, KvEntry, KvError, KvUpdate, KvWriteError, Store,
+    StoreConfig, WatchCursor, WatchScope,
 };
 use shizuku_kv_tests::eventually;
 
@@ -25,13 +25,25 @@ impl World {
     }
 }
 
+/// Returns the cursor of a watch that has caught up.
+async fn cursor_of(store: &Store, scope: WatchScope) -> WatchCursor {
+    let mut watch = store.watch(scope).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    watch.cursor().unwrap()
+}
+
+async fn has_expired(store: &Store, cursor: WatchCursor) {
+    let resumed = store.watch_from(WatchScope::All, cursor).await;
+    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+}
+
 fn token(number: u64) -> FencingToken {
     FencingToken::from_u64(number)
 }
 
 /// The other client requests no markers, so that an expired entry leaves no trace.
 #[tokio::test]
-async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
+async fn maximum_age_of_another_client_admits_no_older_token() {
     let (world, ours, theirs) = World::made_by_us(StoreConfig::new()).await;
     let fenced = ours.fenced().unwrap();
     for key in ["value", "deleted", "kept"] {
@@ -174,7 +186,7 @@ async fn limits_of_another_client_count_for_open_handles() {
 
 /// Markers live a second, and were turned on after the cursor was taken.
 #[tokio::test]
-async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
+async fn cursor_from_before_markers_skips_nothing() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -182,10 +194,7 @@ async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
     let (world, ours, _) = World::made_by_us(StoreConfig::new()).await;
     ours.put("k", "x").await.unwrap();
     ours.put("anchor", "x").await.unwrap();
-    let mut watch = ours.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await != KvUpdate::CaughtUp {}
-    let cursor = watch.cursor().unwrap();
-    drop(watch);
+    let cursor = cursor_of(&ours, WatchScope::All).await;
     world
         .change(|config| {
             config["allow_msg_ttl"] = json!(true);
@@ -196,8 +205,7 @@ async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
     eventually("value and marker are gone", async || ours.entry("k").await.unwrap().is_none())
         .await;
     ours.put("later", "x").await.unwrap();
-    let resumed = ours.watch_from(WatchScope::All, cursor).await;
-    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+    has_expired(&ours, cursor).await;
 }
 
 /// Without markers a tombstone with a time to live ends without a trace.
@@ -212,9 +220,7 @@ async fn cursor_is_strict_if_tombstones_can_vanish() {
     let theirs = _world.context.get_key_value(&_world.bucket).await.unwrap();
     ours.put("k", "x").await.unwrap();
     ours.put("anchor", "x").await.unwrap();
-    let mut watch = ours.watch(WatchScope::prefix("a")).await.unwrap();
-    while next(&mut watch).await != KvUpdate::CaughtUp {}
-    let cursor = watch.cursor().unwrap();
+    let cursor = cursor_of(&ours, WatchScope::prefix("a")).await;
     ours.put("more", "x").await.unwrap();
     // No message is missing, so the cursor is honoured whatever its age.
     eventually("the cursor is older than a tombstone can be", async || {
@@ -225,14 +231,13 @@ async fn cursor_is_strict_if_tombstones_can_vanish() {
     assert_eq!(next_entry(&mut resumed).await.key, "more");
     theirs.purge_with_ttl("k", Duration::from_secs(1)).await.unwrap();
     eventually("the tombstone is gone", async || ours.entry("k").await.unwrap().is_none()).await;
-    let resumed = ours.watch_from(WatchScope::All, cursor).await;
-    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+    has_expired(&ours, cursor).await;
 }
 
 /// Removing a limit invalidates earlier cursors, even if an entry that never ages hides that others
 /// have expired.
 #[tokio::test]
-async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
+async fn cursor_from_a_time_with_a_maximum_age_has_expired() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -244,10 +249,7 @@ async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     .await;
     world.publish("anchor", headers([("Nats-TTL", "never")]), b"x").await;
     ours.put("k", "x").await.unwrap();
-    let mut watch = ours.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await != KvUpdate::CaughtUp {}
-    let cursor = watch.cursor().unwrap();
-    drop(watch);
+    let cursor = cursor_of(&ours, WatchScope::All).await;
     let reconcile = async |age: Option<Duration>| {
         let config = StoreConfig::new().max_age(age).reconcile();
         world.connection.store_with_config(&world.bucket, config).await.unwrap()
@@ -257,20 +259,17 @@ async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     eventually("the tombstone is gone", async || ours.entry("k").await.unwrap().is_none()).await;
     let ours = reconcile(None).await;
     ours.put("later", "x").await.unwrap();
-    let resumed = ours.watch_from(WatchScope::All, cursor).await;
-    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+    has_expired(&ours, cursor).await;
     // A cursor from now on is valid.
-    let mut watch = ours.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await != KvUpdate::CaughtUp {}
-    let cursor = watch.cursor().unwrap();
+    let later = cursor_of(&ours, WatchScope::All).await;
     ours.put("k", "y").await.unwrap();
-    let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
+    let mut resumed = ours.watch_from(WatchScope::All, later).await.unwrap();
     assert_eq!(within("the change", next_entry(&mut resumed)).await.value, "y");
     assert!(ours.entry("k").await.unwrap().is_some_and(|entry: KvEntry| !entry.is_tombstone()));
 }
 
 #[tokio::test]
-async fn a_history_that_another_client_makes_longer_is_listed_whole() {
+async fn history_that_another_client_raises_is_listed_whole() {
     let (world, ours, _) = World::made_by_us(StoreConfig::new()).await;
     world.change(|config| config["max_msgs_per_subject"] = json!(5)).await;
     for value in ["1", "2", "3"] {
@@ -298,9 +297,7 @@ async fn new_cursors_of_recreated_store_do_not_expire() {
     world.connection.delete_store(&world.bucket).await.unwrap();
     world.connection.store_with_config(&world.bucket, config).await.unwrap();
     ours.put("a", "x").await.unwrap();
-    let mut watch = ours.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await != KvUpdate::CaughtUp {}
-    let cursor = watch.cursor().unwrap();
+    let cursor = cursor_of(&ours, WatchScope::All).await;
     ours.put("b", "x").await.unwrap();
     let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
     assert_eq!(next_entry(&mut resumed).await.key, "b");
@@ -308,11 +305,17 @@ async fn new_cursors_of_recreated_store_do_not_expire() {
 
 /// The server keeps a request for messages open only for a while. A later deletion can be forgotten
 /// before the reader sends another request.
-async fn a_reader_that_was_away_is_told_of_deletions(is_waiting: bool) {
+#[tokio::test]
+async fn reader_that_was_away_is_told_of_deletions() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
     }
+    tokio::join!(tells_a_reader_of_deletions(false), tells_a_reader_of_deletions(true));
+}
+
+/// The reader has waited for a moment, or has not read at all.
+async fn tells_a_reader_of_deletions(is_waiting: bool) {
     let (world, ours) = World::made_as_stream(|config| {
         config["allow_msg_ttl"] = json!(true);
         config["subject_delete_marker_ttl"] = json!(SECOND);
@@ -344,16 +347,6 @@ async fn a_reader_that_was_away_is_told_of_deletions(is_waiting: bool) {
     match told.expect("the reader is told") {
         Some(Err(KvError::CursorExpired { .. })) => {}
         Some(Ok(KvUpdate::Delete(entry))) if entry.key == "k" => {}
-        other => panic!("{other:?}"),
+        other => panic!("waited: {is_waiting}: {other:?}"),
     }
-}
-
-#[tokio::test]
-async fn a_reader_that_did_not_read_is_told_of_deletions() {
-    a_reader_that_was_away_is_told_of_deletions(false).await;
-}
-
-#[tokio::test]
-async fn a_reader_that_did_not_wait_to_the_end_is_told_of_deletions() {
-    a_reader_that_was_away_is_told_of_deletions(true).await;
 }

@@ -109,7 +109,7 @@ async fn headers_that_pretend_to_be_the_servers_do_not_confuse() {
 }
 
 #[tokio::test]
-async fn a_message_with_a_status_of_its_own_does_not_stop_the_others() {
+async fn message_with_a_status_does_not_hide_others() {
     let (world, ours, theirs) = World::made_by_them(kv::Config::default()).await;
     theirs.put("before", "1".into()).await.unwrap();
     // Headers with a status line are the server's own messages, but a client can store one too.

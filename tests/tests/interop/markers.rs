@@ -16,7 +16,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_value_of_the_other_client_expires_for_us() {
+async fn value_of_other_client_expires_for_us() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -64,7 +64,7 @@ async fn a_value_of_the_other_client_expires_for_us() {
 }
 
 #[tokio::test]
-async fn a_value_of_ours_expires_for_the_other_client() {
+async fn value_of_ours_expires_for_other_client() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -109,7 +109,7 @@ async fn a_value_of_ours_expires_for_the_other_client() {
 }
 
 #[tokio::test]
-async fn a_purge_whose_marker_expires_leaves_the_key_absent() {
+async fn purge_whose_marker_expires_leaves_the_key_absent() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -140,7 +140,7 @@ async fn a_purge_whose_marker_expires_leaves_the_key_absent() {
 }
 
 #[tokio::test]
-async fn a_maximum_age_set_by_the_other_client_is_seen_by_us() {
+async fn maximum_age_set_by_other_client_applies() {
     let config = kv::Config { max_age: Duration::from_secs(1), ..kv::Config::default() };
     let (world, ours, theirs) = World::made_by_them(config).await;
     // The other client requested no markers, so that expiry is silent.
@@ -156,7 +156,7 @@ async fn a_maximum_age_set_by_the_other_client_is_seen_by_us() {
 }
 
 #[tokio::test]
-async fn a_longer_history_than_we_count_offers_no_times_to_live() {
+async fn history_above_one_offers_no_times_to_live() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

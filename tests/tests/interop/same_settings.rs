@@ -185,7 +185,7 @@ async fn buckets_of_both_clients_are_created_again_by_the_other() {
 /// Expiry is visible to watches only with markers, which the other client does not request on its
 /// own. README names the setting. It opens such a bucket, and we open a bucket without markers.
 #[tokio::test]
-async fn a_maximum_age_without_markers_differs_for_the_server() {
+async fn maximum_age_without_markers_differs_for_the_server() {
     let aged = kv::Config { max_age: HOUR, ..kv::Config::default() };
     let ours = || StoreConfig::new().max_age(HOUR);
     let (world, _, theirs) = World::made_by_us(ours()).await;

@@ -46,7 +46,7 @@ async fn swaps_of_both_clients_compare_with_each_other() {
 }
 
 #[tokio::test]
-async fn a_history_of_64_is_read_in_full() {
+async fn history_of_64_is_read_in_full() {
     let (_world, ours, theirs) =
         World::made_by_them(kv::Config { history: 64, ..kv::Config::default() }).await;
     let mut expected = Vec::new();

@@ -135,7 +135,7 @@ fn short_markers() -> kv::Config {
 
 /// The server leaves a marker when our tombstone expires, which is not a change.
 #[tokio::test]
-async fn the_end_of_a_tombstone_is_not_delivered() {
+async fn end_of_a_tombstone_is_not_delivered() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, jetstream};
-use shizuku_kv_tests::{NatsServer, TcpSilence, TestCerts, eventually, rerun, unique};
+use async_nats::jetstream;
+use shizuku_kv_tests::{NatsServer, TcpSilence, eventually, rerun, unique};
 
 /// Time for a peer to send something, far longer than a running server needs.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -68,18 +68,8 @@ async fn bucket(server: &NatsServer, name: &str) -> jetstream::kv::Store {
         .unwrap()
 }
 
-#[tokio::test]
-async fn a_started_server_takes_writes_at_once() {
-    let server = NatsServer::start();
-    let bucket = bucket(&server, "b").await;
-    bucket.put("key", "value".into()).await.unwrap();
-    assert_eq!(bucket.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
-    assert!(server.store_dir().join("jetstream").is_dir());
-    assert_eq!(server.url(), format!("nats://127.0.0.1:{}", server.port()));
-}
-
 #[test]
-fn the_version_is_the_one_asked_for() {
+fn version_is_the_requested_one() {
     let server = NatsServer::start();
     if let Ok(asked) = std::env::var("NATS_SERVER_VERSION") {
         assert_eq!(server.version(), asked);
@@ -91,7 +81,7 @@ fn the_version_is_the_one_asked_for() {
 }
 
 #[test]
-fn a_dropped_server_is_gone_with_its_files() {
+fn dropped_server_is_gone_with_its_files() {
     let server = NatsServer::start();
     let (port, store_dir) = (server.port(), server.store_dir());
     assert!(store_dir.exists());
@@ -101,7 +91,7 @@ fn a_dropped_server_is_gone_with_its_files() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_port_and_data() {
+async fn restart_keeps_port_and_data() {
     let mut server = NatsServer::start();
     let (port, pid) = (server.port(), server.pid());
     let written = bucket(&server, "b").await;
@@ -119,18 +109,8 @@ async fn a_restart_keeps_port_and_data() {
     assert_eq!(read.get("key").await.unwrap().as_deref(), Some(&b"value"[..]));
 }
 
-#[test]
-fn a_server_can_be_restarted_many_times() {
-    let mut server = NatsServer::start();
-    let port = server.port();
-    for _ in 0..10 {
-        server.restart();
-        assert_eq!(server.port(), port);
-    }
-}
-
 #[tokio::test]
-async fn a_restart_waits_for_its_port() {
+async fn restart_waits_for_its_port() {
     let mut server = NatsServer::start();
     let port = server.port();
     let log = server.store_dir().with_file_name("server.log");
@@ -151,7 +131,7 @@ async fn a_restart_waits_for_its_port() {
 }
 
 #[test]
-fn a_fixed_port_is_used() {
+fn fixed_port_is_used() {
     let mut first = NatsServer::start();
     first.kill();
     let second = NatsServer::builder().port(first.port()).start();
@@ -159,7 +139,7 @@ fn a_fixed_port_is_used() {
 }
 
 #[test]
-fn a_paused_server_is_silent_until_resumed() {
+fn paused_server_is_silent_until_resumed() {
     let mut server = NatsServer::start();
     assert!(greeting(server.port()).unwrap().starts_with("INFO "));
     server.pause();
@@ -169,82 +149,7 @@ fn a_paused_server_is_silent_until_resumed() {
 }
 
 #[test]
-fn a_paused_server_can_be_killed() {
-    let mut server = NatsServer::start();
-    server.pause();
-    server.kill();
-    assert!(refuses(server.port()));
-}
-
-#[tokio::test]
-async fn a_server_without_jetstream_starts() {
-    let server = NatsServer::builder().jetstream(false).start();
-    let account = jetstream::new(server.client().await).query_account().await;
-    assert!(account.is_err());
-}
-
-#[tokio::test]
-async fn options_reach_the_server() {
-    let server = NatsServer::builder()
-        .max_payload(4096)
-        .config("ping_interval: \"1m\"")
-        .config("server_name: named")
-        .start();
-    let info = server.client().await.server_info();
-    assert_eq!(info.max_payload, 4096);
-    assert_eq!(info.server_name, "named");
-}
-
-#[tokio::test]
-async fn passwords_are_taken_as_they_are() {
-    let password = "a \"quoted\" \\ $HOME é";
-    let server = NatsServer::builder().user("first", password).user("second", "other").start();
-    assert!(async_nats::connect(server.url()).await.is_err());
-    for (name, password) in [("first", password), ("second", "other")] {
-        let login = ConnectOptions::with_user_and_password(name.into(), password.into());
-        login.connect(server.url()).await.unwrap();
-    }
-    let other = server.url_as("second:other");
-    assert_eq!(other, format!("nats://second:other@127.0.0.1:{}", server.port()));
-}
-
-#[tokio::test]
-async fn a_token_is_required() {
-    let server = NatsServer::builder().token("sesame").start();
-    assert!(async_nats::connect(server.url()).await.is_err());
-    let login = ConnectOptions::with_token("sesame".into());
-    login.connect(server.url()).await.unwrap();
-}
-
-#[tokio::test]
-async fn an_nkey_is_required() {
-    const PUBLIC: &str = "UBF5JXU4MMUWKT2KM75HKZJGJNMF462OL2IKLCCZV5CQGT65HWNWUX5N";
-    const SEED: &str = "SUAPDK42K5XFNU4VFV4ZAUGENPRW7MQFDGIMHG7ZDOGMJFAAVELRULVQ6M";
-    let server = NatsServer::builder().nkey(PUBLIC).start();
-    assert!(async_nats::connect(server.url()).await.is_err());
-    let login = ConnectOptions::with_nkey(SEED.into());
-    login.connect(server.url()).await.unwrap();
-}
-
-#[tokio::test]
-async fn tls_needs_the_test_authority_and_the_client_certificate() {
-    let certs = TestCerts::generate();
-    let server = NatsServer::builder()
-        .tls(&certs.server().cert, &certs.server().key)
-        .tls_client_ca(certs.ca())
-        .start();
-    let trusting = || ConnectOptions::new().add_root_certificates(certs.ca().to_path_buf());
-    let client = certs.client().clone();
-
-    assert!(server.url().starts_with("tls://"));
-    assert!(async_nats::connect(server.url()).await.is_err());
-    assert!(trusting().connect(server.url()).await.is_err());
-    let options = trusting().add_client_certificate(client.cert, client.key);
-    options.connect(server.url()).await.unwrap();
-}
-
-#[test]
-fn a_server_that_cannot_start_shows_its_log() {
+fn server_that_cannot_start_shows_its_log() {
     let failure = std::panic::catch_unwind(|| {
         NatsServer::builder().config("no_such_option: 1").start();
     })
@@ -254,36 +159,27 @@ fn a_server_that_cannot_start_shows_its_log() {
     assert!(message.contains("no_such_option"), "{message}");
 }
 
-#[test]
-fn a_missing_server_says_how_to_get_one() {
-    if is_child() {
-        NatsServer::start();
-        return;
-    }
-    let output = child("a_missing_server_says_how_to_get_one")
-        .env_remove("NATS_SERVER")
-        .env("NATS_SERVER_VERSION", "0.0.1")
-        .env("PATH", "")
-        .output()
-        .unwrap();
+/// Returns the output of a child that cannot start a server.
+fn failure(mut child: Command) -> String {
+    let output = child.output().unwrap();
     assert!(!output.status.success());
-    let text = text(&output);
-    assert!(text.contains("scripts/test"), "{text}");
-    assert!(text.contains("nats-server-0.0.1"), "{text}");
+    text(&output)
 }
 
 #[test]
-fn a_wrong_path_to_the_server_is_named() {
+fn missing_server_names_the_way_to_get_one() {
+    const TEST: &str = "missing_server_names_the_way_to_get_one";
     if is_child() {
         NatsServer::start();
         return;
     }
-    let output = child("a_wrong_path_to_the_server_is_named")
-        .env("NATS_SERVER", "/no/such/nats-server")
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let text = text(&output);
+    let mut missing = child(TEST);
+    missing.env_remove("NATS_SERVER").env("NATS_SERVER_VERSION", "0.0.1").env("PATH", "");
+    let text = failure(missing);
+    assert!(text.contains("scripts/test") && text.contains("nats-server-0.0.1"), "{text}");
+    let mut wrong = child(TEST);
+    wrong.env("NATS_SERVER", "/no/such/nats-server");
+    let text = failure(wrong);
     assert!(text.contains("NATS_SERVER names /no/such/nats-server"), "{text}");
 }
 
@@ -300,10 +196,8 @@ fn reported(out: impl Read) -> (u16, String) {
         .unwrap()
 }
 
-fn report_shared() {
-    let shared = NatsServer::shared();
-    assert!(std::ptr::eq(shared, NatsServer::shared()));
-    println!("shared server: {} {}", shared.port(), shared.store_dir().display());
+fn report(server: &NatsServer) {
+    println!("shared server: {} {}", server.port(), server.store_dir().display());
 }
 
 async fn is_cleared_away(port: u16, store_dir: &str) {
@@ -312,53 +206,41 @@ async fn is_cleared_away(port: u16, store_dir: &str) {
     eventually("its files are gone", async || !home.exists()).await;
 }
 
-#[tokio::test]
-async fn the_shared_server_ends_with_the_process() {
-    if is_child() {
-        report_shared();
-        return;
-    }
-    let output = child("the_shared_server_ends_with_the_process").output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
-    let (port, store_dir) = reported(&output.stdout[..]);
-    is_cleared_away(port, &store_dir).await;
-}
-
-#[tokio::test]
-async fn the_shared_server_ends_with_a_killed_process() {
-    if is_child() {
-        report_shared();
-        loop {
-            std::thread::park();
-        }
-    }
-    let mut process = child("the_shared_server_ends_with_a_killed_process")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Kills a child that runs this test once it has reported its server.
+async fn ends_with_a_killed_process(test: &str) {
+    let mut process = child(test).stdout(Stdio::piped()).spawn().unwrap();
     let (port, store_dir) = reported(process.stdout.take().unwrap());
-    assert!(!refuses(port));
     process.kill().unwrap();
     process.wait().unwrap();
     is_cleared_away(port, &store_dir).await;
 }
 
+fn park() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
 #[tokio::test]
-async fn a_paused_server_ends_with_a_killed_process() {
+async fn shared_server_ends_with_a_killed_process() {
+    if is_child() {
+        let shared = NatsServer::shared();
+        assert!(std::ptr::eq(shared, NatsServer::shared()));
+        report(shared);
+        park();
+    }
+    ends_with_a_killed_process("shared_server_ends_with_a_killed_process").await;
+}
+
+#[tokio::test]
+async fn paused_server_ends_with_a_killed_process() {
     if is_child() {
         let mut server = NatsServer::start();
         server.pause();
-        println!("shared server: {} {}", server.port(), server.store_dir().display());
-        loop {
-            std::thread::park();
-        }
+        report(&server);
+        park();
     }
-    let mut process =
-        child("a_paused_server_ends_with_a_killed_process").stdout(Stdio::piped()).spawn().unwrap();
-    let (port, store_dir) = reported(process.stdout.take().unwrap());
-    process.kill().unwrap();
-    process.wait().unwrap();
-    is_cleared_away(port, &store_dir).await;
+    ends_with_a_killed_process("paused_server_ends_with_a_killed_process").await;
 }
 
 #[tokio::test]

@@ -8,11 +8,9 @@
 )]
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, kv};
-use futures_util::StreamExt;
 use shizuku_kv_tests::{
     Fault, Faults, Injection, NatsCluster, NatsServer, TcpProxy, Victim, eventually, rerun, unique,
 };
@@ -66,6 +64,15 @@ async fn value(bucket: &kv::Store, key: &str) -> Option<String> {
 async fn answers(client: &async_nats::Client) -> bool {
     let asked = client.request("$JS.API.INFO", "".into());
     tokio::time::timeout(SILENCE, asked).await.is_ok_and(|answer| answer.is_ok())
+}
+
+/// Waits until a node has a value that was written while it was away.
+async fn has_caught_up(cluster: &NatsCluster, node: usize, wanted: &str) {
+    let bucket = bucket_at(cluster, node).await;
+    eventually("it has what it missed", async || {
+        value(&bucket, "key").await.as_deref() == Some(wanted)
+    })
+    .await;
 }
 
 /// Writes until a write succeeds, because a write without a leader is lost.
@@ -135,16 +142,12 @@ async fn another_node_takes_over_from_a_killed_leader() {
     assert_eq!(cluster.node(old).direct_url(), port);
     cluster.wait_until_ready().await;
     cluster.wait_until_healthy("b").await;
-    let back = bucket_at(&cluster, old).await;
-    eventually("it has what it missed", async || {
-        value(&back, "key").await.as_deref() == Some("after")
-    })
-    .await;
+    has_caught_up(&cluster, old, "after").await;
     assert_no_way_around(&cluster);
 }
 
 #[tokio::test]
-async fn a_paused_node_is_silent_and_catches_up_when_it_is_resumed() {
+async fn paused_node_is_silent_and_catches_up() {
     let cluster = NatsCluster::start().await;
     bucket(&cluster, cluster.client().await).await;
     let leader = cluster.leader_of("b").await;
@@ -159,11 +162,7 @@ async fn a_paused_node_is_silent_and_catches_up_when_it_is_resumed() {
 
     cluster.wait_until_healthy("b").await;
     eventually("clients are answered again", async || answers(&client).await).await;
-    let resumed = bucket_at(&cluster, follower).await;
-    eventually("it has what it missed", async || {
-        value(&resumed, "key").await.as_deref() == Some("value")
-    })
-    .await;
+    has_caught_up(&cluster, follower, "value").await;
 }
 
 #[tokio::test]
@@ -189,16 +188,12 @@ async fn partitioned_leader_is_replaced_and_catches_up_later() {
     cluster.heal();
     cluster.wait_until_healthy("b").await;
     eventually("clients are answered again", async || answers(&client).await).await;
-    let back = bucket_at(&cluster, old).await;
-    eventually("it has what it missed", async || {
-        value(&back, "key").await.as_deref() == Some("value")
-    })
-    .await;
+    has_caught_up(&cluster, old, "value").await;
     assert_no_way_around(&cluster);
 }
 
 #[tokio::test]
-async fn a_leader_steps_down_for_another() {
+async fn leader_steps_down_for_another() {
     let cluster = NatsCluster::start().await;
     let bucket = bucket(&cluster, cluster.client().await).await;
     let old = cluster.leader_of("b").await;
@@ -209,7 +204,7 @@ async fn a_leader_steps_down_for_another() {
 }
 
 #[tokio::test]
-async fn a_cluster_ends_with_a_test_that_panics() {
+async fn cluster_ends_with_a_test_that_panics() {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let test = tokio::spawn(async move {
         let cluster = NatsCluster::start().await;
@@ -231,7 +226,7 @@ async fn a_cluster_ends_with_a_test_that_panics() {
 }
 
 #[tokio::test]
-async fn a_wait_that_is_in_vain_says_what_was_there() {
+async fn failed_wait_names_what_was_there() {
     let cluster = NatsCluster::of(NatsServer::start()).await.patience(Duration::from_millis(50));
     let wait = tokio::spawn(async move { cluster.wait_until_healthy("missing").await });
     let panic = wait.await.unwrap_err().into_panic();
@@ -291,7 +286,7 @@ async fn is_silent(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn a_stalled_proxy_is_silent_and_loses_nothing() {
+async fn stalled_proxy_is_silent_and_loses_nothing() {
     let (proxy, mut client, mut server) = through_a_proxy().await;
     proxy.stall();
     client.write_all(b"request").await.unwrap();
@@ -313,7 +308,7 @@ async fn a_stalled_proxy_is_silent_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_cut_loses_what_is_stalled() {
+async fn cut_loses_stalled_bytes() {
     let (proxy, mut client, mut server) = through_a_proxy().await;
     proxy.stall();
     client.write_all(b"lost").await.unwrap();
@@ -326,7 +321,7 @@ async fn a_cut_loses_what_is_stalled() {
 
 /// Bytes that neither the proxy nor the system accepts stay with the sender.
 #[tokio::test]
-async fn a_stalled_proxy_keeps_little() {
+async fn stalled_proxy_keeps_little() {
     const BLOCK: usize = 64 * 1024;
     let (proxy, mut client, mut server) = through_a_proxy().await;
     proxy.stall();
@@ -397,50 +392,12 @@ async fn half_of_a_connection_ends() {
     eventually("the end of the server ends the rest", async || proxy.connections() == 0).await;
 }
 
-#[tokio::test]
-async fn a_nats_client_feels_what_its_proxy_does() {
-    let server = NatsServer::start();
-    let proxy = TcpProxy::start(server.port()).await;
-    let client = async_nats::connect(proxy.url()).await.unwrap();
-    let echo = server.client().await;
-    let mut asked = echo.subscribe("echo").await.unwrap();
-    tokio::spawn(async move {
-        while let Some(message) = asked.next().await {
-            echo.publish(message.reply.unwrap(), message.payload).await.unwrap();
-        }
-    });
-    let ask = async || client.request("echo", "x".into()).await;
-    eventually("the subscription is known", async || ask().await.is_ok()).await;
-
-    proxy.delay(Duration::from_millis(100));
-    let sent = Instant::now();
-    ask().await.unwrap();
-    assert!(sent.elapsed() >= Duration::from_millis(200));
-    proxy.delay(Duration::ZERO);
-
-    proxy.stall();
-    let mut asking = std::pin::pin!(ask());
-    assert!(tokio::time::timeout(SILENCE, &mut asking).await.is_err());
-    proxy.flow();
-    asking.await.unwrap();
-
-    for half_close in [TcpProxy::half_close_requests, TcpProxy::half_close_answers] {
-        let before = client.statistics().connects.load(Ordering::SeqCst);
-        half_close(&proxy);
-        eventually("the client connects again", async || {
-            client.statistics().connects.load(Ordering::SeqCst) > before
-        })
-        .await;
-        eventually("it is answered again", async || ask().await.is_ok()).await;
-    }
-}
-
 /// Set for a test of this file that runs again, in a process of its own.
 const CHILD: &str = "SHIZUKU_HARNESS_CHILD";
 
 /// Returns the faults of a child of this process, with this seed in its environment.
 fn decisions(seed: Option<&str>) -> Vec<String> {
-    let mut command = rerun(module_path!(), "the_same_seed_makes_the_same_faults");
+    let mut command = rerun(module_path!(), "same_seed_makes_the_same_faults");
     command.env(CHILD, "1").env_remove("SHIZUKU_SEED");
     if let Some(seed) = seed {
         command.env("SHIZUKU_SEED", seed);
@@ -455,7 +412,7 @@ fn decisions(seed: Option<&str>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_same_seed_makes_the_same_faults() {
+async fn same_seed_makes_the_same_faults() {
     if std::env::var_os(CHILD).is_some() {
         let cluster = NatsCluster::of(NatsServer::start()).await;
         println!();
@@ -496,7 +453,7 @@ async fn every_fault_of_a_server_is_undone() {
 }
 
 #[tokio::test]
-async fn a_fault_that_is_dropped_is_undone() {
+async fn dropped_fault_is_undone() {
     let cluster = NatsCluster::of(NatsServer::start()).await;
     let bucket = bucket(&cluster, async_nats::connect(cluster.url()).await.unwrap()).await;
     let mut faults = Faults::new(1);
@@ -510,7 +467,7 @@ async fn a_fault_that_is_dropped_is_undone() {
 }
 
 #[tokio::test]
-async fn a_cluster_outlives_its_faults() {
+async fn cluster_outlives_its_faults() {
     let cluster = NatsCluster::start().await;
     let hosts: Vec<_> = cluster.nodes().iter().map(|node| node.url()).collect();
     let bucket = bucket(&cluster, async_nats::connect(&hosts[..]).await.unwrap()).await;

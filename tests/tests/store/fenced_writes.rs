@@ -20,7 +20,9 @@ use shizuku_kv::{
     Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store,
     StoreConfig, VersionToken, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+
+use super::proxied::{Proxied, send, version};
 
 fn token(number: u64) -> FencingToken {
     FencingToken::from_u64(number)
@@ -44,43 +46,17 @@ fn assert_fenced(answer: KvResult<VersionToken>, tokens: (u64, u64)) {
     }
 }
 
-/// Runs each case on both backends, as separate tests.
-macro_rules! on_both_backends {
-    ($($case:ident,)*) => {
-        mod on_memory {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    super::$case(shizuku_kv::connect("memory:").await.unwrap()).await;
-                }
-            )*
-        }
-        mod on_nats {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let server = shizuku_kv_tests::NatsServer::shared();
-                    super::$case(shizuku_kv::connect(&server.url()).await.unwrap()).await;
-                }
-            )*
-        }
-    };
+on_both_backends! {
+    broken_holder_does_no_harm_once_keys_are_raised,
+    lock_is_not_granted_again_after_its_record_expired,
 }
 
-on_both_backends! {
-    a_holder_that_was_paused_does_no_harm,
-    a_broken_holder_does_no_harm_once_keys_are_raised,
-    the_error_says_what_happened_and_the_way_out,
-    records_are_written_under_a_lock,
-    a_record_that_expires_is_not_written_under_a_lock,
-    a_store_whose_values_age_has_no_fenced_writes,
-    a_store_with_times_to_live_has_fenced_writes,
-    no_time_at_all_is_a_timeout,
-    a_lock_is_not_granted_again_where_its_record_has_expired,
+async fn memory_store(config: StoreConfig) -> Store {
+    connect("memory:").await.unwrap().store_with_config("fenced", config).await.unwrap()
 }
 
 /// A lock is held, and then its store is given a maximum age.
-async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Arc<dyn Connection>) {
+async fn lock_is_not_granted_again_after_its_record_expired(connection: Arc<dyn Connection>) {
     let name = unique("locks");
     let store = connection.store(&name).await.unwrap();
     let held = DistroRwLock::new(&store, "job").unwrap().write().await.unwrap();
@@ -103,23 +79,8 @@ async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Ar
     drop(held);
 }
 
-async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) {
-    let store = connection.store(&unique("fenced")).await.unwrap();
-    let fenced = store.fenced().unwrap();
-    let known = fenced.create("job", "started by 33", token(33)).await.unwrap();
-    // Its lease ends, and the next holder continues.
-    fenced.update("job", "taken over by 34", known, token(34)).await.unwrap();
-    assert_fenced(fenced.put("job", "done by 33", token(33)).await, (33, 34));
-    assert_fenced(fenced.update("job", "done by 33", known, token(33)).await, (33, 34));
-    assert_fenced(fenced.delete("job", token(33)).await, (33, 34));
-    assert_eq!(value(&store, "job").await, "taken over by 34");
-    fenced.delete("job", token(34)).await.unwrap();
-    assert_fenced(fenced.create("job", "again by 33", token(33)).await, (33, 34));
-    assert!(store.get("job").await.unwrap().is_none());
-}
-
 /// Values that the holder has written, one that it has not written, and an absent one.
-async fn a_broken_holder_does_no_harm_once_keys_are_raised(connection: Arc<dyn Connection>) {
+async fn broken_holder_does_no_harm_once_keys_are_raised(connection: Arc<dyn Connection>) {
     let store = connection.store(&unique("raised")).await.unwrap();
     let fenced = store.fenced().unwrap();
     let lock = DistroRwLock::new(&store, "job").unwrap();
@@ -147,8 +108,9 @@ async fn a_broken_holder_does_no_harm_once_keys_are_raised(connection: Arc<dyn C
     }
 }
 
-async fn the_error_says_what_happened_and_the_way_out(connection: Arc<dyn Connection>) {
-    let store = connection.store(&unique("fenced")).await.unwrap();
+#[tokio::test]
+async fn error_names_both_tokens_and_the_way_out() {
+    let store = memory_store(StoreConfig::new()).await;
     let fenced = store.fenced().unwrap();
     fenced.put("a.key", "value", token(18)).await.unwrap();
     let error = fenced.put("a.key", "hunter2", token(17)).await.unwrap_err();
@@ -172,8 +134,9 @@ fn job(state: &str) -> Job {
     Job { id: 7, state: state.to_owned() }
 }
 
-async fn records_are_written_under_a_lock(connection: Arc<dyn Connection>) {
-    let store = connection.store(&unique("fenced")).await.unwrap();
+#[tokio::test]
+async fn records_are_written_under_a_lock() {
+    let store = memory_store(StoreConfig::new()).await;
     let first = job("first").create_write_fenced(&store, token(1)).await.unwrap();
     let second = job("second").write_fenced_atomically(&store, first, token(2)).await.unwrap();
     let refused = [
@@ -203,8 +166,9 @@ struct Session {
     id: u64,
 }
 
-async fn a_record_that_expires_is_not_written_under_a_lock(connection: Arc<dyn Connection>) {
-    let store = connection.store(&unique("fenced")).await.unwrap();
+#[tokio::test]
+async fn record_that_expires_is_not_written_under_a_lock() {
+    let store = memory_store(StoreConfig::new()).await;
     let version = VersionToken::from_u64(1);
     let session = Session { id: 1 };
     for refused in [
@@ -218,73 +182,15 @@ async fn a_record_that_expires_is_not_written_under_a_lock(connection: Arc<dyn C
     assert!(store.entry("session.1").await.unwrap().is_none());
 }
 
-async fn a_store_whose_values_age_has_no_fenced_writes(connection: Arc<dyn Connection>) {
-    let name = unique("fenced");
-    let config = StoreConfig::new().max_age(Duration::from_secs(3600));
-    let store = connection.store_with_config(&name, config).await.unwrap();
-    assert!(store.fenced().is_none() && !store.capabilities().fenced_writes);
+#[tokio::test]
+async fn record_in_a_store_whose_values_age_is_not_fenced() {
+    let store = memory_store(StoreConfig::new().max_age(Duration::from_secs(3600))).await;
     let error = job("first").write_fenced(&store, token(1)).await.unwrap_err();
     assert!(error.to_string().contains("maximum age"), "{error}");
     let error = Job::delete_fenced(&store, 7, token(1)).await.unwrap_err();
     assert!(error.to_string().contains("maximum age"), "{error}");
     assert!(store.entry("job.7").await.unwrap().is_none());
 }
-
-async fn a_store_with_times_to_live_has_fenced_writes(connection: Arc<dyn Connection>) {
-    if !connection.capabilities().key_ttl {
-        return;
-    }
-    let config = StoreConfig::new().key_ttl(true);
-    let store = connection.store_with_config(&unique("fenced"), config).await.unwrap();
-    let fenced = store.fenced().unwrap();
-    fenced.put("job", "value", token(2)).await.unwrap();
-    assert_fenced(fenced.put("job", "late", token(1)).await, (1, 2));
-    // Every writer has to use a token, because this write removes it.
-    store.ttl().unwrap().put("job", "expiring", Duration::from_secs(60)).await.unwrap();
-    fenced.put("job", "late", token(1)).await.unwrap();
-}
-
-async fn no_time_at_all_is_a_timeout(connection: Arc<dyn Connection>) {
-    let store = connection.store(&unique("fenced")).await.unwrap();
-    let store = store.with_deadline(Duration::ZERO);
-    let fenced = store.fenced().unwrap();
-    let version = VersionToken::from_u64(1);
-    for (operation, refused) in [
-        ("put", fenced.put("job", "value", token(1)).await),
-        ("create", fenced.create("job", "value", token(1)).await),
-        ("update", fenced.update("job", "value", version, token(1)).await),
-        ("delete", fenced.delete("job", token(1)).await),
-    ] {
-        let Err(KvError::Timeout { operation: named, key, .. }) = refused else {
-            panic!("{refused:?}")
-        };
-        assert_eq!((named, key.unwrap().as_str()), (operation, "job"));
-    }
-}
-
-// In memory.
-
-#[tokio::test]
-async fn store_given_maximum_age_has_no_fenced_writes() {
-    let connection = connect("memory:").await.unwrap();
-    let store = connection.store("jobs").await.unwrap();
-    let before = store.fenced().unwrap();
-    before.put("job", "value", token(1)).await.unwrap();
-    let config = StoreConfig::new().max_age(Duration::from_secs(3600)).reconcile();
-    connection.store_with_config("jobs", config).await.unwrap();
-    assert!(store.fenced().is_none());
-    let late = before.put("job", "value", token(1)).await;
-    assert!(matches!(late, Err(KvError::Unsupported { .. })), "{late:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn writers_on_many_threads_end_with_the_newest_token() {
-    let connection = connect("memory:").await.unwrap();
-    let store = connection.store_with_config("jobs", StoreConfig::new().history(64)).await.unwrap();
-    race(&store, &[store.clone(), store.clone()]).await;
-}
-
-// On NATS.
 
 /// Returns a client that sees the bucket as it is on the wire.
 async fn context(server: &NatsServer) -> jetstream::Context {
@@ -303,7 +209,7 @@ async fn newest_headers(
 }
 
 #[tokio::test]
-async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
+async fn token_is_in_a_header_and_does_not_expire() {
     let server = NatsServer::shared();
     let context = context(server).await;
     let connection = connect(&server.url()).await.unwrap();
@@ -314,31 +220,22 @@ async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
         let config = StoreConfig::new().key_ttl(key_ttl);
         let bucket = unique("wire");
         let store = connection.store_with_config(&bucket, config).await.unwrap();
+        let has_headers = async |key: &str, fence: &str, operation: Option<&str>| {
+            let headers = newest_headers(&context, &bucket, key).await;
+            let header = |name: &str| headers.get(name).map(|value| value.as_str());
+            assert_eq!(header("Shizuku-Fence"), Some(fence), "{headers:?}");
+            assert_eq!(header("KV-Operation"), operation, "{headers:?}");
+            let has_id = header("Shizuku-Op").is_some();
+            assert!(has_id && header("Nats-TTL").is_none(), "{headers:?}");
+        };
         let fenced = store.fenced().unwrap();
         fenced.put("job", "value", token(17)).await.unwrap();
-        let headers = newest_headers(&context, &bucket, "job").await;
-        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "17");
-        assert!(
-            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-            "{headers:?}"
-        );
+        has_headers("job", "17", None).await;
         fenced.delete("job", token(18)).await.unwrap();
-        let headers = newest_headers(&context, &bucket, "job").await;
-        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "18");
-        assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-        assert!(
-            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-            "{headers:?}"
-        );
+        has_headers("job", "18", Some("DEL")).await;
         for key in ["job", "never"] {
             fenced.raise(key, token(19)).await.unwrap();
-            let headers = newest_headers(&context, &bucket, key).await;
-            assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "19");
-            assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-            assert!(
-                headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
-                "{headers:?}"
-            );
+            has_headers(key, "19", Some("DEL")).await;
         }
         // A write without a token looks as it always did.
         store.put("job", "plain").await.unwrap();
@@ -347,7 +244,7 @@ async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
 }
 
 #[tokio::test]
-async fn another_client_reads_what_is_fenced_and_takes_the_token_away() {
+async fn other_client_reads_a_fenced_value_and_removes_its_token() {
     let server = NatsServer::shared();
     let connection = connect(&server.url()).await.unwrap();
     let bucket = unique("foreign");
@@ -411,7 +308,7 @@ async fn foreign_bucket_has_fenced_writes_if_tokens_stay() {
 
 /// A stream that makes room by dropping the oldest messages would drop tokens.
 #[tokio::test]
-async fn a_bucket_that_evicts_has_no_fenced_writes() {
+async fn bucket_that_evicts_has_no_fenced_writes() {
     let server = NatsServer::shared();
     let context = context(server).await;
     let connection = connect(&server.url()).await.unwrap();
@@ -438,26 +335,7 @@ async fn a_bucket_that_evicts_has_no_fenced_writes() {
     }
 }
 
-/// One client behind the proxy, and one around it that sees the actual content.
-struct Fixture {
-    server: NatsServer,
-    proxy: TcpProxy,
-    behind: Store,
-    around: Store,
-}
-
-async fn fixture(history: u8) -> Fixture {
-    let server = NatsServer::start();
-    let proxy = TcpProxy::start(server.port()).await;
-    let config = StoreConfig::new().history(history).deadline(Duration::from_secs(10));
-    let around = connect(&server.url()).await.unwrap();
-    let around = around.store_with_config("b", config.clone()).await.unwrap();
-    let behind = connect(&proxy.url()).await.unwrap();
-    let behind = behind.store_with_config("b", config).await.unwrap();
-    Fixture { server, proxy, behind, around }
-}
-
-impl Fixture {
+impl Proxied {
     /// Returns the number of messages that the server has sent to clients.
     async fn answered(&self) -> u64 {
         let page =
@@ -497,9 +375,7 @@ impl Fixture {
             self.proxy.hold_answers(false);
             // The answer has arrived and the write is in transit after some of these turns.
             // Otherwise there is nothing to lose, and the rest is the same.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
-            }
+            send().await;
             meanwhile.await;
             self.proxy.cut();
         };
@@ -514,40 +390,24 @@ impl Fixture {
         write: impl Future<Output = KvResult<VersionToken>>,
         meanwhile: impl Future<Output = ()>,
     ) -> KvResult<VersionToken> {
-        let before = self.around.entry(key).await.unwrap().map(|entry| entry.version);
+        let before = self.version(key).await;
         // The answer to the read comes after this time, and the acknowledgement would come after
         // twice as much.
         self.proxy.delay_answers(Duration::from_secs(1));
         let script = async {
-            eventually("the server has the write", async || {
-                self.around.entry(key).await.unwrap().map(|entry| entry.version) != before
-            })
-            .await;
+            self.has_write(key, before).await;
             meanwhile.await;
             self.proxy.delay_answers(Duration::ZERO);
             self.proxy.cut();
         };
         tokio::join!(write, script).0
     }
-
-    async fn entries(&self, key: &str) -> Vec<(u64, KvOperation, Option<u64>)> {
-        let entries = self.around.history(key).unwrap().try_collect().await.unwrap();
-        let shape = |entry: &shizuku_kv::KvEntry| {
-            let fence = entry.fence.map(FencingToken::as_u64);
-            (entry.version.as_u64().unwrap(), entry.operation, fence)
-        };
-        entries.iter().map(shape).collect()
-    }
-}
-
-fn version(result: KvResult<VersionToken>) -> u64 {
-    result.unwrap().as_u64().unwrap()
 }
 
 /// It reads, is paused, and writes after the next holder has written.
 #[tokio::test]
 async fn holder_paused_between_read_and_write_is_fenced() {
-    let f = fixture(1).await;
+    let f = Proxied::new(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async || {
         f.around.fenced().unwrap().put("job", "newer", token(2)).await.unwrap();
@@ -583,8 +443,8 @@ async fn holder_paused_between_read_and_write_is_fenced() {
 
 /// The intervening writer has the same lock, or none.
 #[tokio::test]
-async fn a_write_in_between_that_refuses_nothing_is_written_over() {
-    let f = fixture(5).await;
+async fn intervening_write_with_the_same_token_is_superseded() {
+    let f = Proxied::new(5).await;
     let fenced = f.behind.fenced().unwrap();
     let same = async {
         f.around.fenced().unwrap().put("same", "other", token(1)).await.unwrap();
@@ -612,9 +472,9 @@ async fn a_write_in_between_that_refuses_nothing_is_written_over() {
 }
 
 #[tokio::test]
-async fn a_fenced_write_that_landed_is_found_by_its_id() {
+async fn landed_fenced_write_is_found_by_its_id() {
     for history in [1, 5] {
-        let f = fixture(history).await;
+        let f = Proxied::new(history).await;
         let fenced = f.behind.fenced().unwrap();
         let written = version(
             f.lose_acknowledgement("key", fenced.create("key", "one", token(4)), async {}).await,
@@ -635,8 +495,8 @@ async fn a_fenced_write_that_landed_is_found_by_its_id() {
 }
 
 #[tokio::test]
-async fn a_fenced_write_that_was_lost_on_its_way_is_repeated_once() {
-    let f = fixture(5).await;
+async fn lost_fenced_write_is_repeated_once() {
+    let f = Proxied::new(5).await;
     let fenced = f.behind.fenced().unwrap();
     let written = version(f.lose_request(fenced.put("key", "one", token(1)), async {}).await);
     assert_eq!(f.entries("key").await, [(written, KvOperation::Put, Some(1))]);
@@ -647,7 +507,7 @@ async fn a_fenced_write_that_was_lost_on_its_way_is_repeated_once() {
 
 #[tokio::test]
 async fn lost_fenced_write_overtaken_by_next_holder_is_fenced() {
-    let f = fixture(5).await;
+    let f = Proxied::new(5).await;
     let fenced = f.behind.fenced().unwrap();
     fenced.put("key", "first", token(1)).await.unwrap();
     let newer = async {
@@ -661,7 +521,7 @@ async fn lost_fenced_write_overtaken_by_next_holder_is_fenced() {
 /// The write landed, and was replaced before any reader could see it.
 #[tokio::test]
 async fn fenced_write_without_proof_has_unknown_outcome() {
-    let f = fixture(1).await;
+    let f = Proxied::new(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async {
         f.around.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
@@ -677,7 +537,7 @@ async fn fenced_write_without_proof_has_unknown_outcome() {
 
 #[tokio::test]
 async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
-    let f = fixture(1).await;
+    let f = Proxied::new(1).await;
     let behind = f.behind.with_deadline(Duration::from_millis(400));
     let fenced = behind.fenced().unwrap();
     fenced.put("key", "first", token(1)).await.unwrap();
@@ -704,7 +564,7 @@ async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_near_and_far_end_with_the_newest_token() {
-    let f = fixture(64).await;
+    let f = Proxied::new(64).await;
     f.proxy.delay(Duration::from_millis(2));
     race(&f.around, &[f.around.clone(), f.behind.clone()]).await;
 }

@@ -11,143 +11,100 @@
 
 use std::time::Duration;
 
-use shizuku_kv::{KvError, KvOperation, KvResult, Store, StoreConfig, VersionToken, connect};
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
+use shizuku_kv::{KvError, KvOperation, KvResult, StoreConfig, VersionToken, connect};
+use shizuku_kv_tests::eventually;
 
-/// One client behind the proxy, and one around it that sees the actual content.
-struct Fixture {
-    server: NatsServer,
-    proxy: TcpProxy,
-    behind: Store,
-    around: Store,
+use super::proxied::{Proxied, send, version};
+
+/// Runs a write whose acknowledgement is lost: the server accepts it, then the connection is cut.
+/// `meanwhile` runs between the two.
+async fn lose_acknowledgement(
+    f: &Proxied,
+    key: &str,
+    write: impl Future<Output = KvResult<VersionToken>>,
+    meanwhile: impl Future<Output = ()>,
+) -> KvResult<VersionToken> {
+    let before = f.version(key).await;
+    f.proxy.hold_answers(true);
+    let cut = async {
+        f.has_write(key, before).await;
+        meanwhile.await;
+        f.proxy.cut();
+    };
+    tokio::join!(write, cut).0
 }
 
-async fn fixture(history: u8) -> Fixture {
-    let server = NatsServer::start();
-    let proxy = TcpProxy::start(server.port()).await;
-    let config = StoreConfig::new().history(history).deadline(Duration::from_secs(10));
-    let around = connect(&server.url()).await.unwrap();
-    let around = around.store_with_config("b", config.clone()).await.unwrap();
-    let behind = connect(&proxy.url()).await.unwrap();
-    let behind = behind.store_with_config("b", config).await.unwrap();
-    Fixture { server, proxy, behind, around }
+/// Runs a write whose request is lost: the proxy holds it back, then the connection is cut.
+async fn lose_request(
+    f: &Proxied,
+    write: impl Future<Output = KvResult<VersionToken>>,
+    meanwhile: impl Future<Output = ()>,
+) -> KvResult<VersionToken> {
+    f.proxy.hold_requests(true);
+    let cut = async {
+        send().await;
+        meanwhile.await;
+        f.proxy.cut();
+    };
+    tokio::join!(write, cut).0
 }
 
-impl Fixture {
-    async fn entries(&self, key: &str) -> Vec<(u64, KvOperation)> {
-        let entries = self.around.history(key).unwrap().try_collect().await.unwrap();
-        entries.iter().map(|entry| (entry.version.as_u64().unwrap(), entry.operation)).collect()
-    }
-
-    /// Runs a write whose acknowledgement is lost: the server accepts it, then the connection is
-    /// cut. `meanwhile` runs between the two.
-    async fn lose_acknowledgement(
-        &self,
-        key: &str,
-        write: impl Future<Output = KvResult<VersionToken>>,
-        meanwhile: impl Future<Output = ()>,
-    ) -> KvResult<VersionToken> {
-        let before = self.around.entry(key).await.unwrap().map(|entry| entry.version);
-        self.proxy.hold_answers(true);
-        let cut = async {
-            eventually("the server has the write", async || {
-                self.around.entry(key).await.unwrap().map(|entry| entry.version) != before
-            })
-            .await;
-            meanwhile.await;
-            self.proxy.cut();
-        };
-        tokio::join!(write, cut).0
-    }
-
-    /// Runs a write whose request is lost: the proxy holds it back, then the connection is cut.
-    async fn lose_request(
-        &self,
-        write: impl Future<Output = KvResult<VersionToken>>,
-        meanwhile: impl Future<Output = ()>,
-    ) -> KvResult<VersionToken> {
-        self.proxy.hold_requests(true);
-        let cut = async {
-            // The write is in transit once its future has run as far as it can. All of its steps
-            // that need no answer happen within the first of these turns.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
+/// A write that landed is found by its id, and a swap is no conflict with itself.
+#[tokio::test]
+async fn landed_write_is_found_by_its_id() {
+    use KvOperation::{Delete, Purge, Put};
+    for (operation, history, kind, count) in [
+        ("put", 5, Put, 1),
+        ("create", 5, Put, 1),
+        ("update", 1, Put, 1),
+        ("update", 5, Put, 2),
+        ("delete_with_version", 5, Delete, 2),
+        ("purge", 5, Purge, 1),
+    ] {
+        println!("{operation}, history {history}");
+        let f = Proxied::new(history).await;
+        let is_first = matches!(operation, "put" | "create");
+        let first = if is_first { None } else { Some(f.behind.put("key", "one").await.unwrap()) };
+        let write = async {
+            match (operation, first) {
+                ("put", _) => f.behind.put("key", "value").await,
+                ("create", _) => f.behind.create("key", "value").await,
+                ("update", Some(first)) => f.behind.update("key", "two", first).await,
+                ("purge", _) => f.behind.purge("key").await,
+                (_, first) => f.behind.delete_with_version("key", first.unwrap()).await,
             }
-            meanwhile.await;
-            self.proxy.cut();
         };
-        tokio::join!(write, cut).0
-    }
-}
-
-fn version(result: KvResult<VersionToken>) -> u64 {
-    result.unwrap().as_u64().unwrap()
-}
-
-#[tokio::test]
-async fn a_put_that_landed_is_found_by_its_id() {
-    let f = fixture(5).await;
-    let put = f.behind.put("key", "value");
-    let written = version(f.lose_acknowledgement("key", put, async {}).await);
-    assert_eq!(f.entries("key").await, [(written, KvOperation::Put)]);
-}
-
-#[tokio::test]
-async fn a_create_that_landed_is_no_conflict_with_itself() {
-    let f = fixture(5).await;
-    let create = f.behind.create("key", "value");
-    let written = version(f.lose_acknowledgement("key", create, async {}).await);
-    assert_eq!(f.entries("key").await, [(written, KvOperation::Put)]);
-}
-
-#[tokio::test]
-async fn a_swap_that_landed_is_no_conflict_with_itself() {
-    for history in [1, 5] {
-        let f = fixture(history).await;
-        let first = f.behind.put("key", "one").await.unwrap();
-        let update = f.behind.update("key", "two", first);
-        let written = version(f.lose_acknowledgement("key", update, async {}).await);
-        assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Put)));
-        assert_eq!(f.entries("key").await.len(), usize::from(history.min(2)));
+        let written = version(lose_acknowledgement(&f, "key", write, async {}).await);
+        let entries = f.entries("key").await;
+        assert_eq!(entries.last(), Some(&(written, kind, None)), "{operation}, history {history}");
+        assert_eq!(entries.len(), count, "{operation}, history {history}: {entries:?}");
     }
 }
 
 #[tokio::test]
-async fn deletions_that_landed_are_found_too() {
-    let f = fixture(5).await;
-    let first = f.behind.put("a", "one").await.unwrap();
-    f.behind.put("b", "one").await.unwrap();
-    let delete = f.behind.delete_with_version("a", first);
-    let written = version(f.lose_acknowledgement("a", delete, async {}).await);
-    assert_eq!(f.entries("a").await.last(), Some(&(written, KvOperation::Delete)));
-    let purge = f.behind.purge("b");
-    let written = version(f.lose_acknowledgement("b", purge, async {}).await);
-    assert_eq!(f.entries("b").await, [(written, KvOperation::Purge)]);
-}
-
-#[tokio::test]
-async fn a_swap_that_was_lost_on_its_way_is_repeated_once() {
-    let f = fixture(5).await;
-    let written = version(f.lose_request(f.behind.create("create", "value"), async {}).await);
-    assert_eq!(f.entries("create").await, [(written, KvOperation::Put)]);
+async fn swap_that_was_lost_is_repeated_once() {
+    let f = Proxied::new(5).await;
+    let written = version(lose_request(&f, f.behind.create("create", "value"), async {}).await);
+    assert_eq!(f.entries("create").await, [(written, KvOperation::Put, None)]);
     let first = f.behind.put("update", "one").await.unwrap();
-    let written = version(f.lose_request(f.behind.update("update", "two", first), async {}).await);
+    let written =
+        version(lose_request(&f, f.behind.update("update", "two", first), async {}).await);
     assert_eq!(f.entries("update").await.len(), 2);
-    assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put)));
+    assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put, None)));
     let delete = f
         .behind
         .delete_with_version("create", f.around.get("create").await.unwrap().unwrap().version);
-    let written = version(f.lose_request(delete, async {}).await);
-    assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete)));
+    let written = version(lose_request(&f, delete, async {}).await);
+    assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete, None)));
 }
 
 /// Its first copy may still be in transit, and a second could undo a write of another client.
 #[tokio::test]
-async fn a_write_without_expectation_is_never_repeated() {
-    let f = fixture(5).await;
-    let put = f.lose_request(f.behind.put("put", "value"), async {}).await;
+async fn write_without_expectation_is_never_repeated() {
+    let f = Proxied::new(5).await;
+    let put = lose_request(&f, f.behind.put("put", "value"), async {}).await;
     assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
-    let delete = f.lose_request(f.behind.delete("delete"), async {}).await;
+    let delete = lose_request(&f, f.behind.delete("delete"), async {}).await;
     assert!(matches!(delete, Err(KvError::OutcomeUnknown { .. })), "{delete:?}");
     // After a later write has arrived, a repeated copy would have arrived too.
     f.behind.put("later", "x").await.unwrap();
@@ -158,7 +115,7 @@ async fn a_write_without_expectation_is_never_repeated() {
 /// The bucket is not the one whose sequences the client has seen.
 #[tokio::test]
 async fn recreated_bucket_does_not_prove_a_lost_write() {
-    let f = fixture(1).await;
+    let f = Proxied::new(1).await;
     for _ in 0..50 {
         f.behind.put("other", "x").await.unwrap();
     }
@@ -170,15 +127,15 @@ async fn recreated_bucket_does_not_prove_a_lost_write() {
         f.around.put("key", "other").await.unwrap();
     };
     let update = f.behind.update("key", "two", first);
-    let result = f.lose_acknowledgement("key", update, replace).await;
+    let result = lose_acknowledgement(&f, "key", update, replace).await;
     assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
     assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
 }
 
 /// A value that took effect and has aged since is not written again.
 #[tokio::test]
-async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
-    let f = fixture(1).await;
+async fn value_that_aged_before_it_was_found_is_not_rewritten() {
+    let f = Proxied::new(1).await;
     let config =
         StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
     let direct = connect(&f.server.url()).await.unwrap();
@@ -200,25 +157,25 @@ async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
 
 #[tokio::test]
 async fn lost_swap_overtaken_is_conflict_if_history_shows_it() {
-    let f = fixture(5).await;
+    let f = Proxied::new(5).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let others = async {
         f.around.put("key", "other").await.unwrap();
     };
-    let result = f.lose_request(f.behind.update("key", "two", first), others).await;
+    let result = lose_request(&f, f.behind.update("key", "two", first), others).await;
     assert!(matches!(result, Err(KvError::RevisionMismatch { .. })), "{result:?}");
     assert_eq!(f.entries("key").await.len(), 2);
 }
 
 #[tokio::test]
-async fn a_swap_that_landed_and_was_replaced_is_found_in_the_history() {
-    let f = fixture(5).await;
+async fn landed_swap_that_was_replaced_is_found_in_the_history() {
+    let f = Proxied::new(5).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let others = async {
         f.around.put("key", "other").await.unwrap();
     };
     let update = f.behind.update("key", "two", first);
-    let written = version(f.lose_acknowledgement("key", update, others).await);
+    let written = version(lose_acknowledgement(&f, "key", update, others).await);
     let entries = f.entries("key").await;
     assert_eq!(entries[1].0, written);
     assert_eq!(entries.len(), 3);
@@ -226,24 +183,24 @@ async fn a_swap_that_landed_and_was_replaced_is_found_in_the_history() {
 
 #[tokio::test]
 async fn write_without_proof_has_unknown_outcome() {
-    let f = fixture(1).await;
+    let f = Proxied::new(1).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let replace = async || {
         f.around.put("key", "other").await.unwrap();
     };
     // Nothing shows whether it landed before it was replaced.
     let landed =
-        f.lose_acknowledgement("key", f.behind.update("key", "two", first), replace()).await;
+        lose_acknowledgement(&f, "key", f.behind.update("key", "two", first), replace()).await;
     assert!(matches!(landed, Err(KvError::OutcomeUnknown { .. })), "{landed:?}");
     assert!(!landed.unwrap_err().is_retryable());
-    let put = f.lose_request(f.behind.put("key", "three"), replace()).await;
+    let put = lose_request(&f, f.behind.put("key", "three"), replace()).await;
     assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
     assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
 }
 
 #[tokio::test]
 async fn write_to_absent_server_is_unknown_by_its_deadline() {
-    let mut f = fixture(1).await;
+    let mut f = Proxied::new(1).await;
     let behind = f.behind.with_deadline(Duration::from_millis(600));
     f.proxy.hold_answers(true);
     let put = tokio::spawn(async move { behind.put("key", "value").await });
@@ -257,8 +214,8 @@ async fn write_to_absent_server_is_unknown_by_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_write_while_disconnected_does_not_happen_later() {
-    let f = fixture(5).await;
+async fn write_while_disconnected_does_not_happen_later() {
+    let f = Proxied::new(5).await;
     f.proxy.refuse(true);
     f.proxy.cut();
     let behind = f.behind.with_deadline(Duration::from_millis(300));
@@ -276,8 +233,8 @@ async fn a_write_while_disconnected_does_not_happen_later() {
 }
 
 #[tokio::test]
-async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
-    let f = fixture(5).await;
+async fn put_many_over_a_cut_has_each_write_once_and_in_order() {
+    let f = Proxied::new(5).await;
     let items: Vec<_> = (0..200).map(|n| (format!("key.{}", n / 2), n.to_string())).collect();
     f.proxy.hold_answers(true);
     let writes = f.behind.put_many(items.clone());

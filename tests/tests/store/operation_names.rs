@@ -20,7 +20,8 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsServer, unique};
 
-type Call<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
+/// A method by its name, called on a store.
+pub(super) type Call<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
 
 /// A call whose result does not matter.
 macro_rules! call {
@@ -29,22 +30,26 @@ macro_rules! call {
     };
 }
 
-fn reads(store: &Store) -> Vec<Call<'_>> {
-    let cursor = WatchCursor::new([0; 16], 1, SystemTime::UNIX_EPOCH);
+pub(super) fn reads(store: &Store) -> Vec<Call<'_>> {
     vec![
-        call!("refresh", store.refresh()),
         call!("get", store.get("key")),
         call!("entry", store.entry("key")),
         call!("get_many", store.get_many(["a", "b", "c", "d", "e"])),
         call!("history", store.history("key").unwrap().try_collect()),
         call!("scan", store.scan(WatchScope::All).try_collect()),
         call!("keys", store.keys(WatchScope::All).try_collect()),
+    ]
+}
+
+pub(super) fn watches(store: &Store) -> Vec<Call<'_>> {
+    let cursor = WatchCursor::new([0; 16], 1, SystemTime::UNIX_EPOCH);
+    vec![
         call!("watch", store.watch(WatchScope::All)),
         call!("watch_from", store.watch_from(WatchScope::All, cursor)),
     ]
 }
 
-fn writes(store: &Store) -> Vec<Call<'_>> {
+pub(super) fn writes(store: &Store) -> Vec<Call<'_>> {
     let version = VersionToken::from_u64(1);
     vec![
         call!("put", store.put("key", "value")),
@@ -53,11 +58,10 @@ fn writes(store: &Store) -> Vec<Call<'_>> {
         call!("delete", store.delete("key")),
         call!("delete_with_version", store.delete_with_version("key", version)),
         call!("purge", store.purge("key")),
-        call!("put_many", async move { store.put_many([("key", "value")]).await.remove(0) }),
     ]
 }
 
-fn expiring_writes(store: &Store) -> Vec<Call<'_>> {
+pub(super) fn expiring_writes(store: &Store) -> Vec<Call<'_>> {
     let (second, version) = (Duration::from_secs(1), VersionToken::from_u64(1));
     let Some(ttl) = store.ttl() else { return Vec::new() };
     vec![
@@ -80,10 +84,12 @@ fn fenced_writes(store: &Store) -> Vec<Call<'_>> {
 }
 
 fn all(store: &Store) -> Vec<Call<'_>> {
-    [reads(store), writes(store), expiring_writes(store), fenced_writes(store)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let others = vec![
+        call!("refresh", store.refresh()),
+        call!("put_many", async move { store.put_many([("key", "value")]).await.remove(0) }),
+    ];
+    let single = [reads(store), watches(store), writes(store), expiring_writes(store)];
+    single.into_iter().chain([others, fenced_writes(store)]).flatten().collect()
 }
 
 async fn assert_named(calls: Vec<Call<'_>>, kind: &str) {

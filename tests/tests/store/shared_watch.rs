@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -344,7 +344,7 @@ async fn acknowledged_write_before_watch_is_never_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_is_made_again_is_followed_by_all() {
+async fn recreated_bucket_is_followed_by_all() {
     const MANY: u32 = 300;
     let (server, (connection, store)) = (NatsServer::shared(), store().await);
     write_all(&store, &(0..MANY).map(|id| user(id, 1)).collect::<Vec<_>>()).await;
@@ -372,30 +372,7 @@ async fn a_bucket_that_is_made_again_is_followed_by_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn live_values_are_current_again_after_server_was_killed() {
-    const MANY: u32 = 500;
-    let mut server = NatsServer::start();
-    let connection = connect(&server.url()).await.unwrap();
-    let store = connection.store("shared").await.unwrap();
-    write_all(&store, &(0..MANY).map(|id| user(id, 0)).collect::<Vec<_>>()).await;
-    let lives = join_all((0..MANY).map(|id| open(&store, id))).await;
-    for round in 1..=3 {
-        tokio::task::block_in_place(|| server.restart());
-        let users: Vec<_> = (0..MANY).map(|id| user(id, round)).collect();
-        let start = Instant::now();
-        while User::write_many(&store, &users).await.iter().any(Result::is_err) {
-            assert!(start.elapsed() < PATIENCE, "nothing can be written");
-        }
-        until_all(&lives, &present(users)).await;
-        eventually("there are a few consumers", async || consumers(&server, &store).await <= 16)
-            .await;
-    }
-    drop(lives);
-    eventually("no consumer is left", async || consumers(&server, &store).await == 0).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_of_a_shared_watch_goes_on_without_a_gap() {
+async fn cursor_of_a_shared_watch_resumes_without_a_gap() {
     const USERS: u32 = 20;
     let (_connection, store) = store().await;
     // While this entry exists, which is the first, no cursor expires.
@@ -489,7 +466,7 @@ fn live_values_of_one_runtime_outlive_another() {
 
 /// Readers that wait for a shared upstream do not wait for one that can no longer be opened.
 #[test]
-fn a_runtime_can_end_while_watches_are_opened() {
+fn runtime_can_end_while_watches_are_opened() {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
     };

@@ -30,7 +30,6 @@ pub(crate) const LONG_FILES: &[(&str, &str)] = &[
     ("tests/tests/store/fenced_writes.rs", "the tests of one subject"),
     ("tests/tests/nats/harness_cluster.rs", "the tests of one subject"),
     ("tests/tests/secrets.rs", "the tests of one subject"),
-    ("tests/tests/store/shared_watch.rs", "the tests of one subject"),
     ("shizuku-kv/src/watch/shared/subscriptions.rs", "one data structure with its invariants"),
     ("tests/tests/conformance/can_fail/broken/mod.rs", "one wrapper with all its faults"),
 ];

@@ -2,7 +2,6 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -12,10 +11,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance, timeout};
 
-mod entries;
 mod expiry;
 mod pieces;
-mod stores;
 mod watches;
 
 use super::MemoryConnection;
@@ -23,8 +20,8 @@ use super::log::EXPIRY;
 use super::log::follow::WALK;
 use super::log::limits::MARKER_TTL;
 use crate::store::{
-    Connection, Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store,
-    StoreConfig, VersionToken, Watch, WatchCursor, WatchScope, Write,
+    Connection, Deadline, Key, KvEntry, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor,
+    WatchScope, Write,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -97,4 +94,17 @@ fn reason(error: KvError) -> &'static str {
         KvError::CursorExpired { reason, .. } => reason,
         other => panic!("not an expired cursor: {other}"),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deleted_store_is_closed_after_shutdown() {
+    let connection = MemoryConnection::new();
+    let store = connection.store("test").await.unwrap();
+    connection.delete_store("test").await.unwrap();
+    assert!(matches!(store.get("a").await, Err(KvError::StoreNotFound { .. })));
+    connection.shutdown().await.unwrap();
+    assert!(matches!(store.get("a").await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.put("a", "1").await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.watch(WatchScope::All).await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.scan(WatchScope::All).next().await, Some(Err(KvError::Closed { .. }))));
 }

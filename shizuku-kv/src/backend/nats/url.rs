@@ -483,7 +483,6 @@ mod tests {
             ("nats://u:hunter2@h:port", "port"),
             ("nats://u:hunter2@h/bucket", "path"),
             ("nats://u:hunter2@a,x:hunter2@b", "different users"),
-            ("nats://u:hunter2@h?cred=x", "unknown option"),
             ("nats://u:hunter2@h?creds=x", "more than one kind"),
             ("nats://u:hunter2@h?name", "no value"),
             ("nats://u:hunter2@h?name=a&name=b", "twice"),

@@ -24,7 +24,7 @@ fn assert_unauthorized(error: &KvError) {
 }
 
 #[tokio::test]
-async fn a_user_with_the_right_password_is_let_in_and_nobody_else() {
+async fn right_password_is_accepted_and_no_other() {
     let server = NatsServer::builder()
         .user("app", "hunter2")
         .user("p@rt:ner", "hunter2:/?#[]@,%&= ü")
@@ -58,7 +58,7 @@ async fn a_user_with_the_right_password_is_let_in_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn the_right_token_is_let_in_and_no_other() {
+async fn right_token_is_accepted_and_no_other() {
     let server = NatsServer::builder().token("hunter2 @:/").start();
     lets_in(config(&server.url_as("hunter2%20%40%3A%2F"))).await;
     lets_in(config(&server.url()).auth(NatsAuth::Token("hunter2 @:/".to_owned()))).await;
@@ -73,7 +73,7 @@ async fn the_right_token_is_let_in_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_right_nkey_is_let_in_and_no_other() {
+async fn right_nkey_is_accepted_and_no_other() {
     let (key, other) = (KeyPair::new_user(), KeyPair::new_user());
     let (seed, other) = (key.seed().unwrap(), other.seed().unwrap());
     let server = NatsServer::builder().nkey(&key.public_key()).start();
@@ -92,16 +92,20 @@ async fn the_right_nkey_is_let_in_and_no_other() {
 #[tokio::test]
 async fn invalid_nkey_seed_is_rejected_without_being_shown() {
     let seed = KeyPair::new_user().seed().unwrap();
+    let other = if &seed[30..31] == "A" { "B" } else { "A" };
+    // Nothing is listening, because this error must not need a server.
+    let url = format!("nats://127.0.0.1:{}", closed_port());
     for bad in [
         String::new(),
         "hunter2".to_owned(),
         KeyPair::new_user().public_key(),
         KeyPair::new_account().seed().unwrap(),
         seed[..40].to_owned(),
+        format!("{}{}", &seed[..20], seed[20..].replace(&seed[30..31], other)),
+        format!("SU{}", "A".repeat(56)),
+        format!("SU{}", "1".repeat(56)),
     ] {
         let (_folder, path) = file("app.nk", &bad);
-        // Nothing is listening, because this error must not need a server.
-        let url = format!("nats://127.0.0.1:{}", closed_port());
         for auth in [NatsAuth::NKey(bad.clone()), NatsAuth::NKeyFile(path)] {
             let error = refused(config(&url).auth(auth)).await;
             assert!(
@@ -110,29 +114,6 @@ async fn invalid_nkey_seed_is_rejected_without_being_shown() {
             );
             assert!(bad.is_empty() || !format!("{error:?}").contains(&bad), "{error:?}");
         }
-    }
-}
-
-#[tokio::test]
-async fn a_mistyped_nkey_seed_is_refused_without_being_shown() {
-    let key = KeyPair::new_user();
-    let server = NatsServer::builder().nkey(&key.public_key()).start();
-    let seed = key.seed().unwrap();
-    for mistyped in [
-        format!(
-            "{}{}",
-            &seed[..20],
-            seed[20..].replace(&seed[30..31], if &seed[30..31] == "A" { "B" } else { "A" })
-        ),
-        format!("SU{}", "A".repeat(56)),
-        format!("SU{}", "1".repeat(56)),
-    ] {
-        let error = refused(config(&server.url()).auth(NatsAuth::NKey(mistyped.clone()))).await;
-        assert!(
-            matches!(error, KvError::InvalidConfig { field: "nkey", .. }),
-            "{mistyped:?}: {error:?}"
-        );
-        assert!(!format!("{error:?}").contains(&mistyped), "{error:?}");
     }
 }
 
@@ -300,7 +281,7 @@ async fn invalid_credentials_are_rejected_without_being_shown() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_read_is_named() {
+async fn unreadable_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.pem");
     let (certs, url) = (TestCerts::generate(), format!("nats://127.0.0.1:{}", closed_port()));

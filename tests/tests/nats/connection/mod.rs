@@ -11,7 +11,6 @@
 
 mod authentication;
 mod outages;
-mod permissions;
 mod reaching;
 mod removed_user;
 mod renewal;
@@ -72,7 +71,7 @@ async fn lets_in(config: NatsConnectionConfig) -> NatsConnection {
 }
 
 /// Returns a port on which nothing listens.
-fn closed_port() -> u16 {
+pub(crate) fn closed_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -131,7 +131,7 @@ async fn waiting_operation_and_watch_end_with_shutdown() {
 }
 
 #[tokio::test]
-async fn a_shutdown_that_cannot_flush_says_so_and_closes_all_the_same() {
+async fn shutdown_that_cannot_flush_fails_and_closes() {
     let mut server = NatsServer::start();
     let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
     let store = connection.store("config").await.unwrap().with_deadline(Duration::from_secs(60));
@@ -156,7 +156,7 @@ async fn a_shutdown_that_cannot_flush_says_so_and_closes_all_the_same() {
 
 /// The task that passes on the answers must not keep the connection.
 #[tokio::test]
-async fn a_connection_that_is_dropped_ends() {
+async fn dropped_or_shut_down_connection_is_closed() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let connection = connect(&proxy.url()).await.unwrap();
@@ -166,5 +166,9 @@ async fn a_connection_that_is_dropped_ends() {
     drop(connection);
     assert!(store.get("key").await.unwrap().is_some());
     drop(store);
+    eventually("the connection is gone", async || proxy.connections() == 0).await;
+    let connection = connect(&proxy.url()).await.unwrap();
+    assert_eq!(proxy.connections(), 1);
+    connection.shutdown().await.unwrap();
     eventually("the connection is gone", async || proxy.connections() == 0).await;
 }

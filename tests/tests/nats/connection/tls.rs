@@ -35,7 +35,7 @@ async fn only_a_certificate_of_the_given_root_is_trusted() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_presented_where_the_server_wants_one() {
+async fn client_certificate_is_presented_on_request() {
     let (certs, others) = (TestCerts::generate(), TestCerts::generate());
     let (cert, key) = (&certs.server().cert, &certs.server().key);
     let server = NatsServer::builder().tls(cert, key).tls_client_ca(certs.ca()).start();

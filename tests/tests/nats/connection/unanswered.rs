@@ -63,7 +63,7 @@ async fn reads_without_direct_gets_ask_the_leader() {
 }
 
 #[tokio::test]
-async fn a_server_without_jetstream_is_named_as_the_cause() {
+async fn server_without_jetstream_is_named_as_the_cause() {
     for listens in [false, true] {
         let server = NatsServer::builder().jetstream(false).start();
         let connection = nats_connect(super::config(&server.url()).deadline(SHORT)).await.unwrap();
@@ -230,13 +230,10 @@ async fn survives_the_death_of_the_leader(listens: bool) {
 }
 
 #[tokio::test]
-#[ignore = "takes ten seconds, most of it an election: scripts/test --long"]
+#[ignore = "takes twenty seconds, most of it elections: scripts/test --long"]
 async fn operations_outlast_the_death_of_a_leader() {
-    survives_the_death_of_the_leader(false).await;
-}
-
-#[tokio::test]
-#[ignore = "takes ten seconds, most of it an election: scripts/test --long"]
-async fn operations_outlast_it_while_a_client_listens_to_everything() {
-    survives_the_death_of_the_leader(true).await;
+    for listens in [false, true] {
+        println!("a client listens to everything: {listens}");
+        survives_the_death_of_the_leader(listens).await;
+    }
 }

@@ -1,5 +1,6 @@
 //! Full stores.
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,6 +8,11 @@ use shizuku_kv::{KvResult, StorageType, Store, StoreConfig, VersionToken, connec
 use shizuku_kv_tests::{NatsCluster, NatsServer};
 
 use super::{World, assert_rejected, within};
+
+#[track_caller]
+fn assert_full<T: Debug>(result: KvResult<T>, words: &[&str]) {
+    assert_rejected(result, "StoreFull", false, words);
+}
 
 /// Writes small values under new keys until the store rejects one. Returns the accepted keys, and
 /// the rejection.
@@ -33,12 +39,7 @@ async fn full_store_is_emptied() {
             let config = StoreConfig::new().max_bytes(8 * 1024).storage(storage);
             let (_world, store) = World::with_store(NatsServer::builder(), config).await;
             let (keys, rejected) = within("fill", fill(&store, value)).await;
-            assert_rejected(
-                rejected,
-                "StoreFull",
-                false,
-                &["maximum bytes", "delete keys", "raise"],
-            );
+            assert_full(rejected, &["maximum bytes", "delete keys", "raise"]);
             for (number, key) in keys.iter().enumerate() {
                 let deleted = match number % 3 {
                     0 => store.delete(key.as_str()).await,
@@ -49,12 +50,7 @@ async fn full_store_is_emptied() {
                         if deleted.is_err() && value.len() < 20 {
                             // The expected version is a header too, which a plain put does not
                             // have.
-                            assert_rejected(
-                                deleted,
-                                "StoreFull",
-                                false,
-                                &["use delete()", "max_bytes"],
-                            );
+                            assert_full(deleted, &["use delete()", "max_bytes"]);
                             store.delete(key.as_str()).await
                         } else {
                             deleted
@@ -98,7 +94,7 @@ async fn full_store_with_history_says_raise() {
                     Ok(_) => keys.push(key),
                     Err(error) => {
                         let words = &["maximum bytes", "purge keys", "raise max_bytes"];
-                        assert_rejected::<()>(Err(error), "StoreFull", false, words);
+                        assert_full::<()>(Err(error), words);
                         break;
                     }
                 }
@@ -120,12 +116,7 @@ async fn full_store_with_history_says_raise() {
                 !text.contains("than the value") && !text.contains("without a version"),
                 "{text}"
             );
-            assert_rejected(
-                rejected,
-                "StoreFull",
-                false,
-                &["maximum bytes", "history", "raise max_bytes"],
-            );
+            assert_full(rejected, &["maximum bytes", "history", "raise max_bytes"]);
         }
         assert_eq!(store.get(keys[0].as_str()).await.unwrap().unwrap().version, version);
         store.delete("deep-0").await.unwrap();
@@ -149,19 +140,14 @@ async fn full_store_with_replicas_says_raise() {
     let store = connection.store_with_config("s", config).await.unwrap();
     store.put("large", vec![0; 15_000]).await.unwrap();
     let (_, rejected) = fill(&store, "value").await;
-    assert_rejected(rejected, "StoreFull", false, &["maximum bytes", "raise max_bytes"]);
+    assert_full(rejected, &["maximum bytes", "raise max_bytes"]);
     let mut absent = 0;
     while store.delete(format!("a-{absent:03}")).await.is_ok() {
         absent += 1;
     }
     let deleted = store.delete("large").await;
     if cluster.node(0).is_at_least(2, 12) {
-        assert_rejected(
-            deleted,
-            "StoreFull",
-            false,
-            &["several replicas", "raise max_bytes, then purge()"],
-        );
+        assert_full(deleted, &["several replicas", "raise max_bytes, then purge()"]);
         let raised = StoreConfig::new().max_bytes(33 * 1024).reconcile();
         connection.store_with_config("s", raised).await.unwrap();
         store.purge("large").await.unwrap();
@@ -186,7 +172,7 @@ async fn full_store_with_raised_history_still_purges() {
             let history = store.history("key").unwrap().try_collect().await.unwrap();
             assert_eq!(history.len(), 1, "{history:?}");
         }
-        rejected => assert_rejected(rejected, "StoreFull", false, &["history", "raise max_bytes"]),
+        rejected => assert_full(rejected, &["history", "raise max_bytes"]),
     }
 }
 
@@ -201,10 +187,10 @@ async fn full_store_takes_value_of_same_size() {
         if world.server.is_at_least(2, 14) {
             again.unwrap();
         } else {
-            assert_rejected(again, "StoreFull", false, &["maximum bytes", "raise"]);
+            assert_full(again, &["maximum bytes", "raise"]);
         }
     }
-    assert_rejected(store.put(keys[0].as_str(), "longer").await, "StoreFull", false, &["raise"]);
+    assert_full(store.put(keys[0].as_str(), "longer").await, &["raise"]);
 }
 
 /// A foreign client's values have no headers, so that their tombstones are larger in any form.
@@ -222,12 +208,7 @@ async fn full_store_that_rejects_deletion_says_raise() {
         number += 1;
     }
     let deleted = store.delete("k0000").await;
-    assert_rejected(
-        deleted,
-        "StoreFull",
-        false,
-        &["maximum bytes", "raise max_bytes", "tombstone"],
-    );
+    assert_full(deleted, &["maximum bytes", "raise max_bytes", "tombstone"]);
     let text = store.delete("k0000").await.unwrap_err().to_string();
     assert!(!text.contains("delete keys"), "{text}");
 }
@@ -239,7 +220,7 @@ async fn max_bytes_lowered_under_handle_is_full() {
         store.put(format!("key-{number}"), vec![0; 100]).await.unwrap();
     }
     world.change(|stream| stream["max_bytes"] = json!(1024)).await;
-    assert_rejected(store.put("new", "x").await, "StoreFull", false, &["maximum bytes", "raise"]);
+    assert_full(store.put("new", "x").await, &["maximum bytes", "raise"]);
     store.delete("key-1").await.unwrap();
 }
 
@@ -249,11 +230,11 @@ async fn max_msgs_reached_is_full() {
     world.change(|stream| stream["max_msgs"] = json!(3)).await;
     let (keys, rejected) = fill(&store, "value").await;
     assert_eq!(keys.len(), 3);
-    assert_rejected(rejected, "StoreFull", false, &["maximum messages", "max_msgs"]);
+    assert_full(rejected, &["maximum messages", "max_msgs"]);
     store.put(keys[0].as_str(), "a longer value").await.unwrap();
     store.delete(keys[0].as_str()).await.unwrap();
     // The tombstone is a message too.
-    assert_rejected(store.put("new", "x").await, "StoreFull", false, &["raise", "max_msgs"]);
+    assert_full(store.put("new", "x").await, &["raise", "max_msgs"]);
 }
 
 #[tokio::test]
@@ -262,8 +243,8 @@ async fn discard_new_per_subject_names_the_setting() {
     world.change(|stream| stream["discard_new_per_subject"] = json!(true)).await;
     store.put("key", "value").await.unwrap();
     let words = &["maximum messages per subject", "discard_new_per_subject"];
-    assert_rejected(store.put("key", "other").await, "StoreFull", false, words);
-    assert_rejected(store.delete("key").await, "StoreFull", false, words);
+    assert_full(store.put("key", "other").await, words);
+    assert_full(store.delete("key").await, words);
 }
 
 /// The account counts every byte, so that no write succeeds any more, not even a tombstone.
@@ -279,15 +260,15 @@ async fn account_storage_full_says_raise() {
         let (_world, store) = World::with_store(server, StoreConfig::new().storage(storage)).await;
         let (keys, rejected) = within("fill", fill(&store, &"x".repeat(1000))).await;
         let words = &["resource limits exceeded for account (10002); delete keys, ", "raise"];
-        assert_rejected(rejected, "StoreFull", false, words);
+        assert_full(rejected, words);
         // A message smaller than the remaining room is accepted, also a tombstone.
         store.delete(keys[0].as_str()).await.unwrap();
         assert_eq!(store.get(keys[0].as_str()).await.unwrap(), None);
         let (_, rejected) = within("fill", fill(&store, "")).await;
-        assert_rejected(rejected, "StoreFull", false, &["10002", "raise"]);
+        assert_full(rejected, &["10002", "raise"]);
         if let Err(error) = store.delete(format!("absent-{}", "x".repeat(1000))).await {
             assert!(!error.to_string().contains("delete keys"), "{error}");
-            assert_rejected::<()>(Err(error), "StoreFull", false, &["10002", "raise"]);
+            assert_full::<()>(Err(error), &["10002", "raise"]);
         } else {
             panic!("there was room for a tombstone of 1000 bytes");
         }
@@ -304,15 +285,10 @@ async fn server_storage_full_says_raise() {
         let server = NatsServer::builder().jetstream_config(limit);
         let (_world, store) = World::with_store(server, StoreConfig::new().storage(storage)).await;
         let (keys, rejected) = within("fill", fill(&store, &"x".repeat(1000))).await;
-        assert_rejected(
-            rejected,
-            "StoreFull",
-            false,
-            &["(10", "); delete another store, ", "raise"],
-        );
+        assert_full(rejected, &["(10", "); delete another store, ", "raise"]);
         // Therefore the error does not advise to delete keys.
         let deleted = store.delete(keys[0].as_str()).await;
-        assert_rejected(deleted, "StoreFull", false, &["(10", "a tombstone needs room too: raise"]);
+        assert_full(deleted, &["(10", "a tombstone needs room too: raise"]);
     }
 }
 
@@ -322,7 +298,7 @@ async fn rejection_after_search_began_is_told() {
     let config = StoreConfig::new().max_bytes(8 * 1024).deadline(Duration::from_secs(8));
     let (mut world, store) = World::with_store(NatsServer::builder(), config).await;
     let (_, full) = fill(&store, "value").await;
-    assert_rejected(full, "StoreFull", false, &["maximum bytes"]);
+    assert_full(full, &["maximum bytes"]);
     world.server.pause();
     let write = tokio::spawn(async move { store.put("another-key", "value").await });
     // Longer than the share of the deadline after which the lookup begins.
@@ -331,5 +307,5 @@ async fn rejection_after_search_began_is_told() {
     assert!(early.is_err(), "answered by a paused server: {early:?}");
     world.server.resume();
     let rejected = within("the rejection", write).await.unwrap();
-    assert_rejected(rejected, "StoreFull", false, &["maximum bytes", "raise"]);
+    assert_full(rejected, &["maximum bytes", "raise"]);
 }

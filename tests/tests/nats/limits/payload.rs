@@ -74,17 +74,18 @@ async fn settings_over_max_payload_name_the_limit() {
 
 #[tokio::test]
 async fn value_over_max_payload_is_too_large() {
-    let (_world, store) =
-        World::with_store(NatsServer::builder().max_payload(1024), StoreConfig::new()).await;
-    assert_rejected(
-        store.put("key", vec![0; 2000]).await,
-        "ValueTooLarge",
-        false,
-        &["2000 bytes", "limit"],
-    );
-    let many = store.put_many([("key", vec![0; 2000])]).await.remove(0);
-    assert_rejected(many, "ValueTooLarge", false, &["2000 bytes", "limit"]);
-    store.put("key", vec![0; store.max_value_size()]).await.unwrap();
+    // The configured limit of a store may be larger than the payload.
+    for config in [StoreConfig::new(), StoreConfig::new().max_value_size(1 << 20)] {
+        println!("{config:?}");
+        let (_world, store) =
+            World::with_store(NatsServer::builder().max_payload(1024), config).await;
+        let words = &["2000 bytes", "limit"];
+        assert_rejected(store.put("key", vec![0; 2000]).await, "ValueTooLarge", false, words);
+        let many = store.put_many([("key", vec![0; 2000])]).await.remove(0);
+        assert_rejected(many, "ValueTooLarge", false, words);
+        let version = store.put("key", vec![0; store.max_value_size()]).await.unwrap();
+        store.update("key", vec![1; store.max_value_size()], version).await.unwrap();
+    }
 }
 
 #[tokio::test]

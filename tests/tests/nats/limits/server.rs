@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use futures_util::future::join_all;
-use shizuku_kv::{ReadConsistency, StorageType, StoreConfig, WatchScope, connect};
+use shizuku_kv::{KvUpdate, ReadConsistency, StorageType, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually};
 
 use super::{PATIENCE, SHORT, World, assert_rejected, within};
@@ -69,6 +69,11 @@ async fn max_request_batch_is_adopted() {
     assert!(store.put_many(items).await.iter().all(Result::is_ok));
     let keys = within("keys", store.keys(WatchScope::All).try_collect()).await.unwrap();
     assert_eq!(keys.len(), 100);
+    let watch = store.watch(WatchScope::All).await.unwrap();
+    for _ in 0..100 {
+        assert!(within("state", watch.next()).await.unwrap().unwrap().entry().is_some());
+    }
+    assert_eq!(within("marker", watch.next()).await.unwrap().unwrap(), KvUpdate::CaughtUp);
 }
 
 #[tokio::test]

@@ -1,10 +1,17 @@
 //! Settings of a stream that an operator or another client has made.
 
+use std::fmt::Debug;
+
 use serde_json::json;
-use shizuku_kv::{KvUpdate, StoreConfig, WatchScope};
+use shizuku_kv::{KvResult, KvUpdate, StoreConfig, WatchScope};
 use shizuku_kv_tests::{NatsServer, eventually};
 
 use super::{PATIENCE, SHORT, World, assert_rejected, within};
+
+#[track_caller]
+fn assert_unsupported<T: Debug>(result: KvResult<T>, words: &[&str]) {
+    assert_rejected(result, "Unsupported", false, words);
+}
 
 #[tokio::test]
 async fn sealed_stream_is_unsupported() {
@@ -12,12 +19,12 @@ async fn sealed_stream_is_unsupported() {
     let version = store.put("key", "value").await.unwrap();
     world.change(|stream| stream["sealed"] = json!(true)).await;
     let words = &["sealed"];
-    assert_rejected(store.put("key", "x").await, "Unsupported", false, words);
-    assert_rejected(store.create("new", "x").await, "Unsupported", false, words);
-    assert_rejected(store.update("key", "x", version).await, "Unsupported", false, words);
-    assert_rejected(store.delete("key").await, "Unsupported", false, words);
+    assert_unsupported(store.put("key", "x").await, words);
+    assert_unsupported(store.create("new", "x").await, words);
+    assert_unsupported(store.update("key", "x", version).await, words);
+    assert_unsupported(store.delete("key").await, words);
     let many = store.put_many([("key", "x")]).await.remove(0);
-    assert_rejected(many, "Unsupported", false, words);
+    assert_unsupported(many, words);
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
 }
 
@@ -31,12 +38,7 @@ async fn purge_without_rollups_is_unsupported() {
             stream["deny_purge"] = json!(true);
         })
         .await;
-    assert_rejected(
-        store.purge("key").await,
-        "Unsupported",
-        false,
-        &["allow_rollup_hdrs", "delete()"],
-    );
+    assert_unsupported(store.purge("key").await, &["allow_rollup_hdrs", "delete()"]);
     store.delete("key").await.unwrap();
 }
 
@@ -64,10 +66,11 @@ async fn max_consumers_reached_names_the_limit() {
     assert_rejected(store.history("key").unwrap().try_collect().await, "LimitReached", true, words);
     // It clears on its own.
     let patient = store.with_deadline(super::PATIENCE);
-    let second =
-        tokio::spawn(async move { patient.watch(WatchScope::prefix("other.")).await.map(drop) });
+    let mut second = std::pin::pin!(patient.watch(WatchScope::prefix("other.")));
+    let early = tokio::time::timeout(SHORT, second.as_mut()).await;
+    assert!(early.is_err(), "opened, or given up, without room: {early:?}");
     drop(watch);
-    within("another watch", second).await.unwrap().unwrap();
+    within("another watch", second).await.map(drop).unwrap();
     drop(world);
 }
 
@@ -137,12 +140,7 @@ async fn mirror_is_unsupported() {
     world
         .api("STREAM.CREATE.KV_s", &json!({ "name": "KV_s", "mirror": { "name": "KV_origin" } }))
         .await;
-    assert_rejected(
-        world.connection.store("s").await,
-        "Unsupported",
-        false,
-        &["mirror", "original"],
-    );
+    assert_unsupported(world.connection.store("s").await, &["mirror", "original"]);
 }
 
 /// Messages of such streams are removed as soon as each consumer has acknowledged them.
@@ -151,7 +149,7 @@ async fn other_retention_is_unsupported() {
     for retention in ["interest", "workqueue"] {
         let (_world, store) =
             World::with_stream(|stream| stream["retention"] = json!(retention)).await;
-        assert_rejected(store, "Unsupported", false, &[retention, "`retention`"]);
+        assert_unsupported(store, &[retention, "`retention`"]);
     }
 }
 
@@ -160,7 +158,7 @@ async fn subjects_of_another_stream_are_named() {
     let world = World::new(NatsServer::builder()).await;
     world.api("STREAM.CREATE.ALL", &json!({ "name": "ALL", "subjects": ["$KV.s.>"] })).await;
     let opened = world.connection.store("s").await;
-    assert_rejected(opened, "Unsupported", false, &["\"s\"", "another stream", "subjects overlap"]);
+    assert_unsupported(opened, &["\"s\"", "another stream", "subjects overlap"]);
 }
 
 /// Without direct gets the leader answers.
@@ -189,7 +187,7 @@ async fn times_to_live_turned_off_are_unsupported() {
     if !world.server.is_at_least(2, 11) {
         let opened =
             world.connection.store_with_config("s", StoreConfig::new().key_ttl(true)).await;
-        assert_rejected(opened, "Unsupported", false, &["2.11"]);
+        assert_unsupported(opened, &["2.11"]);
         return;
     }
     let store =
@@ -199,7 +197,7 @@ async fn times_to_live_turned_off_are_unsupported() {
     let ttl = store.ttl().unwrap();
     world.change(|stream| stream["subject_delete_marker_ttl"] = json!(0)).await;
     store.refresh().await.unwrap();
-    assert_rejected(ttl.put("key", "value", hour).await, "Unsupported", false, &["times to live"]);
+    assert_unsupported(ttl.put("key", "value", hour).await, &["times to live"]);
 }
 
 #[tokio::test]
@@ -209,15 +207,10 @@ async fn changed_subjects_are_named() {
     store.put("key", "value").await.unwrap();
     world.change(|stream| stream["subjects"] = json!(["$KV.s.part.>"])).await;
     let words = &["`subjects` are [\"$KV.s.part.>\"]", "$KV.s.>", "change them"];
-    assert_rejected(store.put("key", "other").await, "Unsupported", false, words);
-    assert_rejected(store.create("new", "value").await, "Unsupported", false, words);
-    assert_rejected(store.delete("key").await, "Unsupported", false, words);
-    assert_rejected(
-        store.put_many([("key", "other")]).await.remove(0),
-        "Unsupported",
-        false,
-        words,
-    );
+    assert_unsupported(store.put("key", "other").await, words);
+    assert_unsupported(store.create("new", "value").await, words);
+    assert_unsupported(store.delete("key").await, words);
+    assert_unsupported(store.put_many([("key", "other")]).await.remove(0), words);
     store.put("part.key", "value").await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().value, "value");
 }

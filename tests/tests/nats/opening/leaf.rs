@@ -1,17 +1,10 @@
 //! Stores of a hub, opened through a leaf node by the JetStream domain.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use shizuku_kv::conformance::Suite;
-use shizuku_kv::replica::{Batch, MemoryStorage};
-use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError};
-use shizuku_kv::{
-    BatchConfig, KvError, KvUpdate, ReadConsistency, StoreConfig, WatchScope, connect,
-    watch_applied,
-};
-use shizuku_kv_tests::{NatsServer, eventually};
-use tokio_util::sync::CancellationToken;
+use shizuku_kv::{KvError, KvUpdate, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, NatsServerBuilder, eventually};
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let patience = Duration::from_secs(20);
@@ -20,35 +13,38 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
 }
 
-/// A hub, and a leaf node that is connected to it.
-struct Leaf {
-    hub: NatsServer,
-    leaf: NatsServer,
-    _folders: [tempfile::TempDir; 2],
-}
+/// Domain of the JetStream of a hub.
+pub(crate) const DOMAIN: &str = "hub";
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// A hub with a JetStream domain, and a leaf node that is connected to it.
+pub(crate) struct Leaf {
+    pub(crate) hub: NatsServer,
+    pub(crate) leaf: NatsServer,
+    _folders: [tempfile::TempDir; 2],
 }
 
 impl Leaf {
     /// `jetstream` is the block in the configuration of the leaf node, without its folder.
     fn start(jetstream: Option<&str>) -> Self {
+        Self::with(NatsServer::builder(), jetstream)
+    }
+
+    /// Starts the leaf node with further settings.
+    pub(crate) fn with(leaf: NatsServerBuilder, jetstream: Option<&str>) -> Self {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let port = free_port();
+        let port = crate::connection::closed_port();
         let block = |folder: &tempfile::TempDir, domain: &str| {
             format!("jetstream {{ store_dir: \"{}\" {domain} }}", folder.path().display())
         };
         let hub = NatsServer::builder()
             .jetstream(false)
             .config("server_name: hub")
-            .config(&block(&folders[0], ", domain: hub"))
+            .config(&block(&folders[0], &format!(", domain: {DOMAIN}")))
             .config(&format!("leafnodes {{ host: 127.0.0.1, port: {port} }}"))
             .start();
-        let mut leaf =
-            NatsServer::builder().jetstream(false).config("server_name: leaf").config(&format!(
-                "leafnodes {{ reconnect: 1, remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}"
-            ));
+        let mut leaf = leaf.jetstream(false).config("server_name: leaf").config(&format!(
+            "leafnodes {{ reconnect: 1, remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}"
+        ));
         if let Some(domain) = jetstream {
             leaf = leaf.config(&block(&folders[1], domain));
         }
@@ -56,7 +52,7 @@ impl Leaf {
     }
 
     fn url(&self) -> String {
-        format!("{}?domain=hub", self.leaf.url())
+        format!("{}?domain={DOMAIN}", self.leaf.url())
     }
 
     /// Waits until the leaf node is connected.
@@ -67,86 +63,24 @@ impl Leaf {
     }
 }
 
-async fn uses_the_hub(world: Leaf) {
-    world.is_connected().await;
-    let connection = connect(&world.url()).await.unwrap();
-    let store = connection.store_with_config("cfg", StoreConfig::new().history(3)).await.unwrap();
-    let watch = store.watch(WatchScope::All).await.unwrap();
-    assert_eq!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp);
-    let first = store.create("a", "1").await.unwrap();
-    let second = store.update("a", "2", first).await.unwrap();
-    assert!(store.update("a", "3", first).await.unwrap_err().is_conflict());
-    for answer in store.put_many((0..20).map(|n| (format!("k.{n}"), "x"))).await {
-        answer.unwrap();
+/// A leaf node that has no domain of its own, or no JetStream.
+#[tokio::test]
+async fn leaf_without_domain_uses_the_hub() {
+    for jetstream in [Some(""), None] {
+        println!("the JetStream of the leaf node: {jetstream:?}");
+        let world = Leaf::start(jetstream);
+        world.is_connected().await;
+        let connection = connect(&world.url()).await.unwrap();
+        let store = connection.store("cfg").await.unwrap();
+        let version = store.create("a", "1").await.unwrap();
+        assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 1);
+        assert_eq!(connection.list_stores().try_collect().await.unwrap(), ["cfg"]);
+        let direct = connect(&world.hub.url()).await.unwrap();
+        let same = direct.store_with_config("cfg", StoreConfig::new().must_exist()).await.unwrap();
+        assert_eq!(same.get("a").await.unwrap().unwrap().version, version, "{jetstream:?}");
+        direct.delete_store("cfg").await.unwrap();
+        assert!(matches!(store.get("a").await, Err(KvError::StoreNotFound { .. })));
     }
-    for expected in [first, second] {
-        let update = watch.next().await.unwrap().unwrap();
-        assert_eq!(update.entry().unwrap().version, expected);
-    }
-    assert_eq!(store.get("a").await.unwrap().unwrap().version, second);
-    assert_eq!(store.get("absent").await.unwrap(), None);
-    let many = store.get_many((0..20).map(|n| format!("k.{n}"))).await.unwrap();
-    assert_eq!(many.iter().flatten().count(), 20);
-    assert_eq!(store.history("a").unwrap().try_collect().await.unwrap().len(), 2);
-    assert_eq!(store.keys(WatchScope::prefix("k.")).try_collect().await.unwrap().len(), 20);
-    assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 21);
-    store.delete("k.1").await.unwrap();
-    store.purge("k.2").await.unwrap();
-    let leader = StoreConfig::new().consistency(ReadConsistency::Leader);
-    let leader = connection.store_with_config("cfg", leader).await.unwrap();
-    assert_eq!(leader.get("a").await.unwrap().unwrap().value, "2");
-    assert_eq!(connection.list_stores().try_collect().await.unwrap(), ["cfg"]);
-
-    // Uses a lock, and a replica.
-    let locks = connection.store("locks").await.unwrap();
-    let lock = DistroRwLock::new(&locks, "job").unwrap();
-    let guard = lock.write().await.unwrap();
-    assert!(matches!(lock.try_read().await, Err(DistroRwLockError::WouldBlock { .. })));
-    guard.release().await.unwrap();
-    let (seen, mut came) = tokio::sync::mpsc::unbounded_channel();
-    let stop = CancellationToken::new();
-    let replica = tokio::spawn({
-        let (store, stop) = (store.clone(), stop.clone());
-        async move {
-            let apply = move |batch: Batch| {
-                for update in batch.updates() {
-                    let key = update.entry().map(|entry| entry.key.to_string());
-                    let _ = seen.send(key.unwrap_or_default());
-                }
-                std::future::ready(Ok::<_, String>(()))
-            };
-            let storage = MemoryStorage::new();
-            watch_applied(&store, WatchScope::All, storage, BatchConfig::new(), stop, apply)
-                .await
-                .map(drop)
-        }
-    });
-    store.put("applied", "x").await.unwrap();
-    while within("the replica", came.recv()).await.unwrap() != "applied" {}
-    stop.cancel();
-    within("the end of the replica", replica).await.unwrap().unwrap();
-
-    // The store belongs to the hub.
-    let direct = connect(&world.hub.url()).await.unwrap();
-    let same = direct.store_with_config("cfg", StoreConfig::new().must_exist()).await.unwrap();
-    assert_eq!(same.get("a").await.unwrap().unwrap().version, second);
-    direct.delete_store("cfg").await.unwrap();
-    assert!(matches!(store.get("a").await, Err(KvError::StoreNotFound { .. })));
-}
-
-#[tokio::test]
-async fn leaf_with_its_own_domain_uses_the_hub() {
-    uses_the_hub(Leaf::start(Some(", domain: leaf"))).await;
-}
-
-#[tokio::test]
-async fn leaf_with_a_jetstream_without_domain_uses_the_hub() {
-    uses_the_hub(Leaf::start(Some(""))).await;
-}
-
-#[tokio::test]
-async fn leaf_without_jetstream_uses_the_hub() {
-    uses_the_hub(Leaf::start(None)).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
-//! Opening stores on NATS: streams that cannot be a store, creation beside other clients, and
-//! JetStream domains.
+//! Opening stores on NATS: streams that cannot be a store, listed stores, and JetStream domains.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,8 +8,7 @@
     reason = "a test fails by panicking, and its name says what it shows"
 )]
 
-mod creation;
-mod leaf;
+pub(crate) mod leaf;
 mod listing;
 mod shapes;
 

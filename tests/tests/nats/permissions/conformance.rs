@@ -8,7 +8,7 @@ use shizuku_kv::conformance::{Outcome, Report, Suite};
 use shizuku_kv::{Connection, KvResult, NatsConnectionConfig, StoreConfig, nats_connect};
 use shizuku_kv_tests::NatsServer;
 
-use super::part::PartConnection;
+use super::part::part;
 use super::tables::{inbox_prefix, rights, rows};
 
 /// The suite gives its buckets names of its own, and a right has a whole token or a wildcard.
@@ -69,11 +69,7 @@ async fn rights_to_parts_fulfil_the_contract_or_are_told() {
         .map(|(user, inbox)| config(&server, user, &inbox));
     let suite = Suite::connecting(move || {
         let (admin, app) = (admin.clone(), app.clone());
-        async move {
-            let connection =
-                PartConnection { admin: connect(admin).await?, app: connect(app).await? };
-            Ok(Arc::new(connection) as Arc<dyn Connection>)
-        }
+        async move { Ok(part(connect(admin).await?, connect(app).await?)) }
     });
     // One check requests 2,000 absent keys, each of which needs a look at the stream without leader
     // reads.

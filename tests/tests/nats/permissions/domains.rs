@@ -2,27 +2,22 @@
 //! with the rights of the user. A leaf node outside of the domain does not.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
-use std::net::{Ipv4Addr, TcpListener};
 
 use shizuku_kv::{
-    Connection, FencingToken, KvResult, NatsConnectionConfig, ReadConsistency, StoreConfig,
-    WatchScope, nats_connect,
+    Connection, FencingToken, NatsConnectionConfig, ReadConsistency, StoreConfig, WatchScope,
+    nats_connect,
 };
-use shizuku_kv_tests::{NatsServer, eventually};
+use shizuku_kv_tests::eventually;
 
 use super::operations::{outcomes, prepared};
-use super::rights::{DOMAIN, PATIENCE, Reach, assert_names, at_once, config_of};
+use super::rights::{PATIENCE, Reach, config_of, is_refused};
 use super::tables::{Row, inbox_prefix, rights, rows};
+use crate::opening::leaf::{DOMAIN, Leaf};
 
 fn part() -> (Vec<Row>, String) {
     let rows = rows("A part of a bucket");
     let inbox_prefix = inbox_prefix(&rows);
     (rows, inbox_prefix)
-}
-
-async fn is_refused<T: Debug>(right: &str, what: &str, call: impl Future<Output = KvResult<T>>) {
-    assert_names(&at_once(what, call).await.expect_err(what), right);
 }
 
 /// Fenced writes read the newest entry of their key in the ways that the user may use.
@@ -84,52 +79,20 @@ fn of_leaf(subject: &str) -> String {
     }
 }
 
-/// A hub with the domain, and a leaf node without JetStream whose user `app` has rights.
-struct Leaf {
-    hub: NatsServer,
-    leaf: NatsServer,
-    _folder: tempfile::TempDir,
-}
-
-impl Leaf {
-    fn start(rows: &[Row], adapt: impl Fn(&str) -> String) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let hub = NatsServer::builder()
-            .jetstream(false)
-            .config("server_name: hub")
-            .config(&format!(
-                "jetstream {{ store_dir: \"{}\", domain: {DOMAIN} }}",
-                folder.path().display()
-            ))
-            .config(&format!("leafnodes {{ host: 127.0.0.1, port: {port} }}"))
-            .start();
-        let remote = format!(
-            "leafnodes {{ reconnect: 1, remotes: [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}"
-        );
-        let leaf = rights(rows, adapt)
-            .builder()
-            .jetstream(false)
-            .config("server_name: leaf")
-            .config(&remote);
-        Self { hub, leaf: leaf.start(), _folder: folder }
-    }
-
-    /// Returns the administrator and the user `app` of the leaf node, once it is connected.
-    async fn configs(&self) -> [NatsConnectionConfig; 2] {
-        let configs = Reach::Domain.configs(&self.leaf);
-        let admin = nats_connect(configs[0].clone()).await.unwrap();
-        eventually("the leaf node reaches the hub", async || admin.health().await.is_ok()).await;
-        configs
-    }
+/// Returns a leaf node without JetStream whose user `app` has rights, and both of its users, once
+/// the leaf node is connected.
+async fn leaf(rows: &[Row], adapt: impl Fn(&str) -> String) -> (Leaf, [NatsConnectionConfig; 2]) {
+    let world = Leaf::with(rights(rows, adapt).builder(), None);
+    let configs = Reach::Domain.configs(&world.leaf);
+    let admin = nats_connect(configs[0].clone()).await.unwrap();
+    eventually("the leaf node reaches the hub", async || admin.health().await.is_ok()).await;
+    (world, configs)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leaf_node_compares_the_subjects_of_the_domain() {
     let (rows, inbox_prefix) = part();
-    let world = Leaf::start(&rows, of_leaf);
-    let [admin, app] = world.configs().await;
+    let (world, [admin, app]) = leaf(&rows, of_leaf).await;
     let app = app.inbox_prefix(&inbox_prefix);
     let operations: BTreeSet<_> = rows.iter().flat_map(|row| row.needed_by.clone()).collect();
     let operations: Vec<_> = operations.into_iter().chain(["fenced write".to_owned()]).collect();
@@ -148,8 +111,7 @@ async fn leaf_node_compares_the_subjects_of_the_domain() {
 #[tokio::test]
 async fn leaf_node_rejects_the_subjects_of_the_tables() {
     let (rows, inbox_prefix) = part();
-    let world = Leaf::start(&rows, str::to_owned);
-    let [_, app] = world.configs().await;
+    let (_world, [_, app]) = leaf(&rows, str::to_owned).await;
     let app = nats_connect(app.inbox_prefix(inbox_prefix)).await.unwrap();
     is_refused("$JS.hub.API.INFO", "health", app.health()).await;
     is_refused("$JS.hub.API.STREAM.INFO.KV_x", "store", app.store("x")).await;

@@ -33,15 +33,6 @@ fn denied_get() -> &'static str {
 }
 
 #[tokio::test]
-async fn denied_inbox_is_unauthorized_whatever_is_allowed() {
-    let config = "authorization { users: [ { user: app, password: hunter2, permissions: {
-        publish: \">\", subscribe: { allow: \">\", deny: \"_INBOX.>\" } } } ] }";
-    let server = NatsServer::builder().config(config).start();
-    let error = at_once("connect", nats_connect(config_of(&server, "app"))).await.unwrap_err();
-    assert_names(&error, "_INBOX.>");
-}
-
-#[tokio::test]
 async fn allowed_responses_give_no_other_right() {
     let rights = Rights::publish(["$JS.API.STREAM.INFO.KV_b", "$JS.API.DIRECT.GET.KV_b.>"])
         .subscribe(["_INBOX.>"])

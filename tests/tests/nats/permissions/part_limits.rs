@@ -1,13 +1,11 @@
 //! Operations that a user with rights to a part of a bucket may not do: denied at once, with the
 //! missing right.
 
-use shizuku_kv::{
-    Connection, KvResult, ReadConsistency, Store, StoreConfig, WatchScope, nats_connect,
-};
+use shizuku_kv::{Connection, ReadConsistency, Store, StoreConfig, WatchScope, nats_connect};
 use shizuku_kv_tests::NatsServer;
 
 use super::operations::prepared;
-use super::rights::{PATIENCE, assert_names, at_once, config_of};
+use super::rights::{PATIENCE, at_once, config_of, is_refused};
 use super::tables::{inbox_prefix, rights, rows};
 
 async fn user_of_a_part(config: StoreConfig) -> (NatsServer, Store, impl Connection) {
@@ -18,14 +16,6 @@ async fn user_of_a_part(config: StoreConfig) -> (NatsServer, Store, impl Connect
         nats_connect(config_of(&server, "app").inbox_prefix(inbox_prefix(&rows))).await.unwrap();
     let store = app.store_with_config("x", config.deadline(PATIENCE)).await.unwrap();
     (server, store, app)
-}
-
-async fn is_refused<T: std::fmt::Debug>(
-    right: &str,
-    what: &str,
-    call: impl Future<Output = KvResult<T>>,
-) {
-    assert_names(&at_once(what, call).await.expect_err(what), right);
 }
 
 #[tokio::test]

@@ -2,24 +2,37 @@
 //! comes.
 
 use shizuku_kv::{Connection, KvError, NatsConnectionConfig, WatchScope, nats_connect};
+use shizuku_kv_tests::NatsServer;
 
 use super::rights::{Rights, assert_names, at_once, config_of};
 
 #[tokio::test]
 async fn connect_without_the_inbox_right_is_unauthorized() {
-    let server = Rights::publish([">"]).subscribe(["_INBOX_app.>"]).start();
-    let error = at_once("connect", nats_connect(config_of(&server, "app"))).await.unwrap_err();
-    assert_names(&error, "_INBOX.>");
-    assert!(error.to_string().contains("inbox_prefix"), "{error}");
-    assert!(matches!(error, KvError::Unauthorized { operation: "connect", .. }), "{error:?}");
-}
-
-/// The same if `$JS.API.INFO`, by which the library finds out, is not allowed.
-#[tokio::test]
-async fn connect_without_any_right_names_the_inbox_right() {
-    let server = Rights::publish(["other"]).subscribe(["other"]).start();
-    let error = at_once("connect", nats_connect(config_of(&server, "app"))).await.unwrap_err();
-    assert_names(&error, "_INBOX.>");
+    let allowed_but_denied =
+        "authorization { users: [ { user: app, password: hunter2, permissions: {
+        publish: \">\", subscribe: { allow: \">\", deny: \"_INBOX.>\" } } } ] }";
+    for (section, prefix, named) in [
+        (Rights::publish([">"]).subscribe(["_INBOX_app.>"]).section(), None, "_INBOX.>"),
+        // `$JS.API.INFO`, by which the library finds out, is not allowed.
+        (Rights::publish(["other"]).subscribe(["other"]).section(), None, "_INBOX.>"),
+        (allowed_but_denied.to_owned(), None, "_INBOX.>"),
+        (
+            Rights::publish([">"]).subscribe(["_INBOX_app.>"]).section(),
+            Some("_INBOX_other.x"),
+            "_INBOX_other.x.>",
+        ),
+    ] {
+        println!("{section}, prefix {prefix:?}");
+        let server = NatsServer::builder().config(&section).start();
+        let mut config = config_of(&server, "app");
+        if let Some(prefix) = prefix {
+            config = config.inbox_prefix(prefix);
+        }
+        let error = at_once("connect", nats_connect(config)).await.unwrap_err();
+        assert_names(&error, named);
+        assert!(error.to_string().contains("inbox_prefix"), "{section}: {error}");
+        assert!(matches!(error, KvError::Unauthorized { operation: "connect", .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]
@@ -41,13 +54,6 @@ async fn private_inbox_prefix_works_for_every_subscription() {
         let watch = store.watch(WatchScope::All).await.unwrap();
         at_once("update", watch.next()).await.unwrap().unwrap();
     }
-}
-
-#[tokio::test]
-async fn wrong_inbox_prefix_names_the_right_of_that_prefix() {
-    let server = Rights::publish([">"]).subscribe(["_INBOX_app.>"]).start();
-    let config = config_of(&server, "app").inbox_prefix("_INBOX_other.x");
-    assert_names(&at_once("connect", nats_connect(config)).await.unwrap_err(), "_INBOX_other.x.>");
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! Servers whose user `app` has a list of rights, and the expected content of its errors.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
 use shizuku_kv::{
-    Connection, KvError, NatsConnection, NatsConnectionConfig, StoreConfig, nats_connect,
+    Connection, KvError, KvResult, NatsConnection, NatsConnectionConfig, StoreConfig, nats_connect,
 };
 use shizuku_kv_tests::{NatsServer, NatsServerBuilder};
+
+use crate::opening::leaf::DOMAIN;
 
 /// Deadline of operations that have to end long before it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,8 +109,6 @@ impl Reach {
     }
 }
 
-pub(crate) const DOMAIN: &str = "hub";
-
 /// Returns a configuration for one of the users.
 pub(crate) fn config_of(server: &NatsServer, user: &str) -> NatsConnectionConfig {
     let url = server.url_as(&format!("{user}:hunter2"));
@@ -127,6 +128,15 @@ pub(crate) async fn open(
     let admin = connect_as(server, "admin").await.store_with_config(name, config()).await.unwrap();
     let app = connect_as(server, "app").await.store_with_config(name, config()).await.unwrap();
     (admin, app)
+}
+
+/// Checks that a call is rejected at once with an error that names the missing right.
+pub(crate) async fn is_refused<T: Debug>(
+    right: &str,
+    what: &str,
+    call: impl Future<Output = KvResult<T>>,
+) {
+    assert_names(&at_once(what, call).await.expect_err(what), right);
 }
 
 /// Checks that an error names the missing right.

@@ -33,18 +33,6 @@ async fn state(watch: &mut Watch) -> BTreeMap<String, bytes::Bytes> {
     }
 }
 
-#[tokio::test]
-async fn create_over_a_value_without_leader_reads_exists() {
-    let (_server, admin, app) = without_leader_reads().await;
-    let version = admin.put("key", "value").await.unwrap();
-    match at_once("create", app.create("key", "other")).await {
-        Err(KvError::AlreadyExists { found, .. }) => assert_eq!(found, Some(version)),
-        other => panic!("{other:?}"),
-    }
-    admin.delete("key").await.unwrap();
-    at_once("create", app.create("key", "other")).await.unwrap();
-}
-
 /// The server reports the sequence, and a consumer at the leader has the message.
 #[tokio::test]
 async fn create_without_any_direct_read_exists() {
@@ -117,33 +105,6 @@ async fn plain_form_of_consumers_is_remembered() {
     }
     let denied = server.log().matches("$JS.API.CONSUMER.CREATE.KV_b.").count();
     assert_eq!(denied, 1, "{}", server.log());
-}
-
-/// Concurrent writes prevent the proof by count, so that the leader has to be asked.
-#[tokio::test(flavor = "multi_thread")]
-async fn state_among_writers_without_leader_reads_is_complete() {
-    let (_server, admin, app) = without_leader_reads().await;
-    let items = (0..3_000).map(|n| (format!("key.{n}"), "x"));
-    assert!(admin.put_many(items).await.iter().all(Result::is_ok));
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let writers = tokio::spawn(async move {
-        let mut round = 0;
-        while !*stopped.borrow() {
-            round += 1;
-            let items = (0..200).map(|n| (format!("key.{}", n * 7), round.to_string()));
-            assert!(admin.put_many(items).await.iter().all(Result::is_ok));
-        }
-    });
-    for _ in 0..3 {
-        let mut watch = at_once("watch", app.watch(WatchScope::prefix("key."))).await.unwrap();
-        assert_eq!(state(&mut watch).await.len(), 3_000);
-        assert_eq!(
-            at_once("keys", app.keys(WatchScope::All).try_collect()).await.unwrap().len(),
-            3_000
-        );
-    }
-    stop.send_replace(true);
-    writers.await.unwrap();
 }
 
 #[tokio::test]

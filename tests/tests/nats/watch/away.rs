@@ -9,9 +9,9 @@ use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 use super::next;
 
-/// Returns a bucket whose tombstones and markers live for a second.
-async fn short_lived() -> Option<(&'static NatsServer, Store)> {
-    let server = NatsServer::shared();
+/// Returns a bucket whose tombstones and markers live for a second, with the key `victim`, and a
+/// watch that has caught up.
+async fn watched(server: &NatsServer) -> Option<(Store, Watch)> {
     if !server.is_at_least(2, 11) {
         println!("no limit markers on nats-server {}", server.version());
         return None;
@@ -23,24 +23,33 @@ async fn short_lived() -> Option<(&'static NatsServer, Store)> {
         ..Default::default()
     };
     jetstream::new(server.client().await).create_key_value(config).await.unwrap();
-    Some((server, connect(&server.url()).await.unwrap().store(&name).await.unwrap()))
+    let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    store.put("victim", "value").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    Some((store, watch))
 }
 
-/// Deletes a key, and waits until neither its tombstone nor the marker after it exist.
-async fn delete_without_a_trace(store: &Store, key: &str) {
-    store.delete(key).await.unwrap();
-    eventually("nothing is left of the key", async || store.entry(key).await.unwrap().is_none())
-        .await;
+/// Writes more than one request for messages takes.
+async fn fill_a_request(store: &Store) {
+    let blob = vec![b'x'; 900 * 1024];
+    for number in 0..12 {
+        store.put(format!("blob.{number:02}"), blob.clone()).await.unwrap();
+    }
 }
 
-/// Reads further, and fails if an entry after the deletion arrives without it.
-async fn learns_of_the_deletion(watch: &mut Watch, victim: &str, later: &str) {
+/// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Reads
+/// further, and fails if an entry after the deletion arrives without it.
+async fn learns_of_a_deletion_without_a_trace(store: &Store, mut watch: Watch) {
+    store.delete("victim").await.unwrap();
+    eventually("nothing is left", async || store.entry("victim").await.unwrap().is_none()).await;
+    store.put("later", "value").await.unwrap();
     loop {
-        match next(watch).await {
-            Ok(KvUpdate::Delete(entry)) if entry.key == victim => return,
+        match next(&mut watch).await {
+            Ok(KvUpdate::Delete(entry)) if entry.key == "victim" => return,
             Ok(update) => {
                 let key = update.into_entry().map(|entry| entry.key.to_string());
-                assert_ne!(key.as_deref(), Some(later), "the deletion was skipped");
+                assert_ne!(key.as_deref(), Some("later"), "the deletion was skipped");
             }
             Err(KvError::CursorExpired { .. }) => return,
             Err(error) => panic!("{error:?}"),
@@ -50,79 +59,42 @@ async fn learns_of_the_deletion(watch: &mut Watch, victim: &str, later: &str) {
 
 /// All requested bytes have arrived, and the reader has read all of them in time.
 #[tokio::test]
-async fn a_deletion_behind_a_filled_request_is_not_skipped() {
-    let Some((_, store)) = short_lived().await else { return };
-    store.put("victim", "value").await.unwrap();
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
-    let blob = vec![b'x'; 900 * 1024];
-    for number in 0..12 {
-        store.put(format!("blob.{number:02}"), blob.clone()).await.unwrap();
-    }
+async fn deletion_behind_a_filled_request_is_not_skipped() {
+    let Some((store, mut watch)) = watched(NatsServer::shared()).await else { return };
+    fill_a_request(&store).await;
     // The number of messages that fit into one request.
     for _ in 0..9 {
         next(&mut watch).await.unwrap();
     }
-    delete_without_a_trace(&store, "victim").await;
-    store.put("later", "value").await.unwrap();
-    learns_of_the_deletion(&mut watch, "victim", "later").await;
+    learns_of_a_deletion_without_a_trace(&store, watch).await;
 }
 
 /// The same with a limit of the server on the number of messages.
 #[tokio::test]
-async fn a_deletion_behind_a_small_request_is_not_skipped() {
-    let storage = tempfile::tempdir().unwrap();
-    let config = format!(
-        "jetstream {{ store_dir: {:?}, limits: {{ max_request_batch: 1 }} }}",
-        storage.path()
-    );
-    let server = NatsServer::builder().jetstream(false).config(&config).start();
-    if !server.is_at_least(2, 11) {
-        return;
-    }
-    let config = kv::Config {
-        bucket: "b".to_owned(),
-        limit_markers: Some(Duration::from_secs(1)),
-        ..Default::default()
-    };
-    jetstream::new(server.client().await).create_key_value(config).await.unwrap();
-    let store = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    store.put("victim", "value").await.unwrap();
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+async fn deletion_behind_a_small_request_is_not_skipped() {
+    let limits = "limits: { max_request_batch: 1 }";
+    let server = NatsServer::builder().jetstream_config(limits).start();
+    let Some((store, mut watch)) = watched(&server).await else { return };
     store.put("filler", "value").await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "filler");
-    delete_without_a_trace(&store, "victim").await;
-    store.put("later", "value").await.unwrap();
-    learns_of_the_deletion(&mut watch, "victim", "later").await;
+    learns_of_a_deletion_without_a_trace(&store, watch).await;
 }
 
 /// The reader waited for a message, and does not poll when it comes.
 #[tokio::test]
-async fn a_deletion_behind_a_neglected_wait_is_not_skipped() {
-    let Some((_, store)) = short_lived().await else { return };
-    store.put("victim", "value").await.unwrap();
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+async fn deletion_behind_a_neglected_wait_is_not_skipped() {
+    let Some((store, watch)) = watched(NatsServer::shared()).await else { return };
     let nothing = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
     assert!(nothing.is_err(), "{nothing:?}");
-    let blob = vec![b'x'; 900 * 1024];
-    for number in 0..12 {
-        store.put(format!("blob.{number:02}"), blob.clone()).await.unwrap();
-    }
-    delete_without_a_trace(&store, "victim").await;
-    store.put("later", "value").await.unwrap();
-    learns_of_the_deletion(&mut watch, "victim", "later").await;
+    fill_a_request(&store).await;
+    learns_of_a_deletion_without_a_trace(&store, watch).await;
 }
 
 /// A reader that pauses for longer than tombstones live resumes if its request was open all the
 /// time.
 #[tokio::test]
-async fn a_pause_with_an_open_request_loses_nothing() {
-    let Some((_, store)) = short_lived().await else { return };
-    store.put("victim", "value").await.unwrap();
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+async fn pause_with_an_open_request_loses_nothing() {
+    let Some((store, mut watch)) = watched(NatsServer::shared()).await else { return };
     // A heartbeat shows that the request is open.
     assert!(tokio::time::timeout(Duration::from_secs(2), watch.next()).await.is_err());
     tokio::time::sleep(Duration::from_secs(2)).await;

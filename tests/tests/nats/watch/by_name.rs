@@ -123,7 +123,7 @@ async fn exact_keys_with_large_values_are_listed() {
 
 /// No item comes, but the listing makes progress: the deadline is that of a page.
 #[tokio::test]
-async fn a_listing_that_finds_nothing_for_long_does_not_time_out() {
+async fn listing_that_finds_nothing_for_long_does_not_time_out() {
     let store = opened(1).await.with_deadline(Duration::from_secs(1));
     let absent = (0..60_000).map(|number| format!("absent.{number}"));
     let keys = store.keys(WatchScope::keys(absent).unwrap()).try_collect().await.unwrap();
@@ -132,7 +132,7 @@ async fn a_listing_that_finds_nothing_for_long_does_not_time_out() {
 
 /// A server reads the end of the stream and the keys of a batch one after the other.
 #[tokio::test]
-async fn keys_that_are_rewritten_are_found() {
+async fn rewritten_keys_are_found() {
     let store = opened(1).await;
     let names: Vec<_> = (0..32).map(|number| format!("key.{number}")).collect();
     let write = async || {
@@ -163,7 +163,7 @@ async fn keys_that_are_rewritten_are_found() {
 
 /// A server takes long to find the newest messages of several subjects among many.
 #[tokio::test]
-async fn a_watch_of_keys_reads_its_state_by_name() {
+async fn watch_of_keys_reads_its_state_by_name() {
     for history in [1, 5] {
         let store = opened(history).await;
         let live = fill(&store).await;
@@ -206,7 +206,7 @@ async fn a_watch_of_keys_reads_its_state_by_name() {
 
 /// The state is that of the moment at which the watch began, or newer, and the tail has no gap.
 #[tokio::test]
-async fn a_watch_of_keys_misses_no_write_while_it_opens() {
+async fn watch_of_keys_misses_no_write_while_it_opens() {
     for history in [1, 5] {
         let store = opened(history).await;
         let names: Vec<_> = (0..24).map(|number| format!("key.{number}")).collect();

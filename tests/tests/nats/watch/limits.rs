@@ -26,25 +26,9 @@ async fn with_room(consumers: i32) -> (String, Store) {
     (name, store)
 }
 
-/// Opening a watch waits for room as long as its deadline.
-#[tokio::test]
-async fn a_watch_waits_for_room_for_its_consumer() {
-    let (_, store) = with_room(1).await;
-    let first = store.watch(WatchScope::All).await.unwrap();
-    let brief = store.with_deadline(Duration::from_millis(500));
-    let refused = brief.watch(WatchScope::All).await.unwrap_err();
-    assert!(refused.is_retryable(), "{refused:?}");
-    assert!(refused.to_string().contains("consumer"), "{refused}");
-    let opens = tokio::spawn(async move { store.watch(WatchScope::All).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    drop(first);
-    let mut watch = opens.await.unwrap().unwrap();
-    assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
-}
-
 /// A watch that lost its consumer waits for room, and reports why it receives nothing.
 #[tokio::test]
-async fn a_running_watch_waits_for_room_for_its_consumer() {
+async fn running_watch_waits_for_room_for_its_consumer() {
     let server = NatsServer::shared();
     let (name, around) = with_room(1).await;
     let proxy = TcpProxy::start(server.port()).await;

@@ -42,7 +42,7 @@ async fn holds(mirror: &async_nats::jetstream::stream::Stream, messages: u64) {
 }
 
 #[tokio::test]
-async fn a_filtered_mirror_hides_no_live_key() {
+async fn filtered_mirror_hides_no_live_key() {
     let (store, mirror) = mirrored(Some("a.>")).await;
     for key in ["a.1", "a.2", "b.1", "b.2", "b.3", "b.4"] {
         store.put(key, key).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_filtered_mirror_hides_no_live_key() {
 }
 
 #[tokio::test]
-async fn a_mirror_that_is_behind_answers_no_read() {
+async fn mirror_that_is_behind_answers_no_read() {
     let (store, mirror) = mirrored(None).await;
     let keys = ["a", "b", "c", "d"];
     for value in ["old", "new"] {
@@ -99,7 +99,7 @@ async fn a_mirror_that_is_behind_answers_no_read() {
 
 /// The mirror may be behind by any amount.
 #[tokio::test]
-async fn a_put_is_read_back_beside_a_mirror() {
+async fn put_is_read_back_beside_a_mirror() {
     let (store, _mirror) = mirrored(None).await;
     for number in 0..1_000 {
         let version = store.put("key", number.to_string()).await.unwrap();

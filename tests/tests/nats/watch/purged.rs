@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use futures_util::future::join_all;
 use shizuku_kv::{KvError, KvUpdate, Store, Watch, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
@@ -30,7 +31,7 @@ async fn caught_up(store: &Store, scope: WatchScope) -> Watch {
 }
 
 /// Reads a watch until it ends as expired.
-async fn expires(watch: Watch) {
+async fn expires(case: &str, watch: Watch) {
     let end = tokio::time::timeout(Duration::from_secs(50), async {
         loop {
             if let Err(error) = watch.next().await.expect("an error before the end") {
@@ -38,97 +39,87 @@ async fn expires(watch: Watch) {
             }
         }
     });
-    let error = end.await.expect("the watch notices the purge");
-    assert!(matches!(error, KvError::CursorExpired { .. }), "{error:?}");
+    let error = end.await.unwrap_or_else(|_| panic!("{case}: the watch does not notice the purge"));
+    assert!(matches!(error, KvError::CursorExpired { .. }), "{case}: {error:?}");
 }
 
-/// The last delivered entry is a deletion, whose removal would be no loss.
-#[tokio::test]
-async fn a_whole_purge_ends_an_idle_watch() {
-    for scope in [WatchScope::All, WatchScope::prefix("a")] {
-        let (_, store, stream) = bucket().await;
-        let watch = caught_up(&store, scope).await;
-        stream.purge().await.unwrap();
-        expires(watch).await;
+/// Messages that an operator purges from a bucket.
+#[derive(Clone, Copy, Debug)]
+enum Purge {
+    Whole,
+    Keys(&'static [&'static str]),
+    /// All but this number of the newest messages.
+    Keep(u64),
+    /// The messages before this sequence number.
+    Before(u64),
+}
+
+async fn purge(name: &str, stream: &jetstream::stream::Stream, purge: Purge) {
+    match purge {
+        Purge::Whole => drop(stream.purge().await.unwrap()),
+        Purge::Keys(keys) => {
+            for key in keys {
+                stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
+            }
+        }
+        Purge::Keep(count) => drop(stream.purge().keep(count).await.unwrap()),
+        Purge::Before(sequence) => drop(stream.purge().sequence(sequence).await.unwrap()),
     }
+}
+
+/// The messages of [`bucket`] are followed by 50 of the prefix `p.`, and by the key `last` in some
+/// cases.
+#[tokio::test]
+async fn purge_ends_an_idle_watch() {
+    let prefix = || WatchScope::prefix("p.");
+    let cases = [
+        // The last delivered entry is a deletion, whose removal would be no loss.
+        (WatchScope::All, 0, false, Purge::Whole),
+        (WatchScope::prefix("a"), 0, false, Purge::Whole),
+        // The last delivered entry still exists.
+        (WatchScope::All, 0, true, Purge::Keys(&["a", "b"])),
+        (WatchScope::All, 0, true, Purge::Keep(1)),
+        (WatchScope::All, 0, true, Purge::Before(6)),
+        // The last key of the prefix still exists.
+        (prefix(), 50, false, Purge::Keys(&["p.3"])),
+        (prefix(), 50, false, Purge::Before(30)),
+        // The only key of the scope is its last as well.
+        (WatchScope::key("b").unwrap(), 0, false, Purge::Keys(&["b"])),
+        // As many keys leave as the watch has delivered tombstones, which still exist.
+        (WatchScope::All, 0, false, Purge::Keys(&["a"])),
+    ];
+    let ends = cases.map(async |(scope, more, has_last, purged)| {
+        let case = format!("{scope:?}, {purged:?}");
+        let (name, store, stream) = bucket().await;
+        let items = (0..more).map(|number| (format!("p.{number}"), "value"));
+        assert!(store.put_many(items).await.iter().all(Result::is_ok));
+        if has_last {
+            store.put("last", "value").await.unwrap();
+        }
+        let watch = caught_up(&store, scope).await;
+        purge(&name, &stream, purged).await;
+        expires(&case, watch).await;
+    });
+    join_all(ends).await;
 }
 
 /// The watch has delivered nothing itself.
 #[tokio::test]
-async fn a_whole_purge_ends_a_resumed_watch() {
+async fn purge_ends_a_resumed_watch() {
     let (_, store, stream) = bucket().await;
     let cursor = caught_up(&store, WatchScope::All).await.cursor().unwrap();
     let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
     stream.purge().await.unwrap();
-    expires(watch).await;
-}
-
-/// The last delivered entry still exists.
-#[tokio::test]
-async fn a_purge_of_older_keys_ends_an_idle_watch() {
-    let (name, store, stream) = bucket().await;
-    store.put("last", "value").await.unwrap();
-    let watches =
-        [caught_up(&store, WatchScope::All).await, caught_up(&store, WatchScope::All).await];
-    for key in ["a", "b"] {
-        stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
-    }
-    for watch in watches {
-        expires(watch).await;
-    }
-}
-
-#[tokio::test]
-async fn a_purge_that_keeps_the_last_message_ends_a_watch() {
-    let (_, store, stream) = bucket().await;
-    store.put("last", "value").await.unwrap();
-    let watch = caught_up(&store, WatchScope::All).await;
-    stream.purge().keep(1).await.unwrap();
-    expires(watch).await;
-    let (_, store, stream) = bucket().await;
-    let last = store.put("last", "value").await.unwrap();
-    let watch = caught_up(&store, WatchScope::All).await;
-    stream.purge().sequence(last.as_u64().unwrap()).await.unwrap();
-    expires(watch).await;
-}
-
-/// The purge follows the marker at once, before any idle heartbeat. The last key of the prefix
-/// still exists.
-#[tokio::test]
-async fn a_purge_within_a_prefix_ends_a_watch_of_it() {
-    for is_single in [true, false] {
-        let (name, store, stream) = bucket().await;
-        let items = (0..50).map(|number| (format!("p.{number}"), "value"));
-        assert!(store.put_many(items).await.iter().all(Result::is_ok));
-        let watch = caught_up(&store, WatchScope::prefix("p.")).await;
-        if is_single {
-            stream.purge().filter(format!("$KV.{name}.p.3")).await.unwrap();
-        } else {
-            // The messages of `bucket` and half of the prefix.
-            stream.purge().sequence(30).await.unwrap();
-        }
-        expires(watch).await;
-    }
-}
-
-/// One key of the prefix is its last as well.
-#[tokio::test]
-async fn a_purge_of_a_single_key_ends_a_watch_of_it() {
-    let (name, store, stream) = bucket().await;
-    let watch = caught_up(&store, WatchScope::key("b").unwrap()).await;
-    stream.purge().filter(format!("$KV.{name}.b")).await.unwrap();
-    expires(watch).await;
+    expires("resumed", watch).await;
 }
 
 /// A watch that never becomes idle compares too.
 #[tokio::test]
-async fn a_purge_ends_a_busy_watch() {
+async fn purge_ends_a_busy_watch() {
     let (name, store, stream) = bucket().await;
     let watch = caught_up(&store, WatchScope::All).await;
-    for key in ["a", "b"] {
-        stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
-    }
+    purge(&name, &stream, Purge::Keys(&["a", "b"])).await;
     let busy = async {
         loop {
             store.put("c", "again").await.unwrap();
@@ -136,15 +127,15 @@ async fn a_purge_ends_a_busy_watch() {
         }
     };
     tokio::select! {
-        () = expires(watch) => {}
+        () = expires("busy", watch) => {}
         () = busy => {}
     }
 }
 
 /// The purge happens while the watch is cut off, and other keys are written before it is back.
 #[tokio::test]
-async fn a_purge_during_an_outage_ends_a_watch() {
-    for is_whole in [true, false] {
+async fn purge_during_an_outage_ends_a_watch() {
+    for purged in [Purge::Whole, Purge::Keys(&["a", "b"])] {
         let server = NatsServer::shared();
         let (name, around, stream) = bucket().await;
         let proxy = TcpProxy::start(server.port()).await;
@@ -153,29 +144,21 @@ async fn a_purge_during_an_outage_ends_a_watch() {
         let watch = caught_up(&store, WatchScope::All).await;
         proxy.refuse(true);
         proxy.cut();
-        if is_whole {
-            stream.purge().await.unwrap();
-        } else {
-            for key in ["a", "b"] {
-                stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
-            }
-        }
+        purge(&name, &stream, purged).await;
         around.put("last", "again").await.unwrap();
         proxy.refuse(false);
-        expires(watch).await;
+        expires(&format!("{purged:?}"), watch).await;
     }
 }
 
 /// Another client cleans up tombstones (`PurgeDeletes`). The watch has delivered them, and resumes.
 #[tokio::test]
-async fn a_purge_of_tombstones_does_not_end_a_watch() {
+async fn purge_of_tombstones_does_not_end_a_watch() {
     let (name, store, stream) = bucket().await;
     let mut watch = caught_up(&store, WatchScope::All).await;
     store.delete("c").await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "c");
-    for key in ["c", "d"] {
-        stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
-    }
+    purge(&name, &stream, Purge::Keys(&["c", "d"])).await;
     let idle = tokio::time::timeout(Duration::from_secs(35), watch.next()).await;
     assert!(idle.is_err(), "{idle:?}");
     store.put("e", "value").await.unwrap();
@@ -184,23 +167,24 @@ async fn a_purge_of_tombstones_does_not_end_a_watch() {
 
 /// The purged key was delivered before, and the rest of the state is delivered.
 #[tokio::test]
-async fn a_purge_while_the_state_is_read_ends_a_watch() {
+async fn purge_while_the_state_is_read_ends_a_watch() {
     for scope in [WatchScope::All, WatchScope::prefix("key.")] {
         let (name, store, stream) = bucket().await;
         let items = (0..9_000).map(|number| (format!("key.{number}"), "value"));
         assert!(store.put_many(items).await.iter().all(Result::is_ok));
+        let case = format!("{scope:?}");
         let mut watch = store.watch(scope).await.unwrap();
         let first = next(&mut watch).await.unwrap().into_entry().unwrap().key;
         for key in [first.as_str(), "key.8999"] {
             stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
         }
-        expires(watch).await;
+        expires(&case, watch).await;
     }
 }
 
 /// An operator empties the stream with a maximum age, which leaves no markers.
 #[tokio::test]
-async fn an_age_that_empties_the_stream_ends_a_watch() {
+async fn age_that_empties_the_stream_ends_a_watch() {
     let server = NatsServer::shared();
     let (name, store, mut stream) = bucket().await;
     let watch = caught_up(&store, WatchScope::All).await;
@@ -208,15 +192,6 @@ async fn an_age_that_empties_the_stream_ends_a_watch() {
     config.max_age = Duration::from_secs(1);
     config.duplicate_window = Duration::from_secs(1);
     jetstream::new(server.client().await).update_stream(config).await.unwrap();
-    expires(watch).await;
+    expires("age", watch).await;
     assert!(store.get("a").await.unwrap().is_none(), "{name}");
-}
-
-/// As many keys have left as the watch has delivered tombstones, and the tombstones still exist.
-#[tokio::test]
-async fn a_purge_of_as_many_keys_as_tombstones_ends_a_watch() {
-    let (name, store, stream) = bucket().await;
-    let watch = caught_up(&store, WatchScope::All).await;
-    stream.purge().filter(format!("$KV.{name}.a")).await.unwrap();
-    expires(watch).await;
 }

@@ -65,7 +65,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_listing_of_a_recreated_store_is_an_error() {
+async fn listing_of_a_recreated_store_is_an_error() {
     let world = World::new().await;
     let scan = world.store.scan(WatchScope::All);
     for _ in 0..READ {
@@ -83,14 +83,11 @@ async fn a_listing_of_a_recreated_store_is_an_error() {
             None => panic!("complete, with the keys of a store that is gone"),
         }
     };
-    assert!(
-        matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("list it again")),
-        "{error}"
-    );
+    assert_list_again(&error);
 }
 
 #[tokio::test]
-async fn a_watch_of_a_recreated_store_is_not_caught_up() {
+async fn watch_of_a_recreated_store_is_not_caught_up() {
     let world = World::new().await;
     let mut watch = world.store.watch(WatchScope::All).await.unwrap();
     for _ in 0..READ {
@@ -111,14 +108,19 @@ async fn a_watch_of_a_recreated_store_is_not_caught_up() {
     assert!(matches!(error, KvError::CursorExpired { .. }), "{error}");
 }
 
-/// The consumer is lost with the store, before the second request.
+/// The consumer is lost with the store, before the second request. The new store ends before or
+/// after the position of the listing.
 #[tokio::test]
-async fn a_listing_that_resumes_in_a_recreated_store_is_an_error() {
+async fn listing_that_resumes_in_a_recreated_store_is_an_error() {
     let world = World::new().await;
-    for keys_only in [false, true] {
-        let items = (0..9_000).map(|number| (format!("more.{number}"), "old"));
-        let store = world.connection.store("b").await.unwrap();
-        assert!(store.put_many(items).await.iter().all(Result::is_ok));
+    for (keys_only, history, added) in
+        [(false, 1, 1), (true, 1, 20_000), (false, 5, 20_000), (true, 5, 1)]
+    {
+        println!("keys only: {keys_only}, history {history}, {added} new keys");
+        let config = || StoreConfig::new().history(history);
+        world.connection.delete_store("b").await.unwrap();
+        let store = world.connection.store_with_config("b", config()).await.unwrap();
+        put(&store, "old", 9_000).await;
         let (scan, keys) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
         if keys_only {
             keys.next().await.unwrap().unwrap();
@@ -126,18 +128,29 @@ async fn a_listing_that_resumes_in_a_recreated_store_is_an_error() {
             scan.next().await.unwrap().unwrap();
         }
         world.connection.delete_store("b").await.unwrap();
-        world.connection.store("b").await.unwrap().put("new", "value").await.unwrap();
+        let store = world.connection.store_with_config("b", config()).await.unwrap();
+        put(&store, "new", added).await;
         let rest = if keys_only {
             keys.try_collect().await.map(drop)
         } else {
             scan.try_collect().await.map(drop)
         };
-        let error = rest.unwrap_err();
-        assert!(
-            matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("list it again")),
-            "{error}"
-        );
+        assert_list_again(&rest.unwrap_err());
     }
+}
+
+async fn put(store: &Store, prefix: &str, count: usize) {
+    let items = (0..count).map(|number| (format!("{prefix}.{number}"), "value"));
+    assert!(store.put_many(items).await.iter().all(Result::is_ok));
+}
+
+#[track_caller]
+fn assert_list_again(error: &KvError) {
+    assert!(
+        matches!(error, KvError::Unavailable { reason, .. } if reason.contains("list it again")),
+        "{error}"
+    );
+    assert!(error.is_retryable() && error.to_string().contains("recreated"), "{error}");
 }
 
 /// A server, and its store `b` with 100 keys whose values take several answers.
@@ -158,7 +171,7 @@ const CONSISTENCIES: [ReadConsistency; 2] = [ReadConsistency::Any, ReadConsisten
 
 /// The keys fit into one request, and their values do not fit into one answer.
 #[tokio::test]
-async fn a_listing_of_exact_keys_of_a_recreated_store_is_an_error() {
+async fn listing_of_exact_keys_of_recreated_store_is_an_error() {
     for consistency in CONSISTENCIES {
         let (_server, connection, names) = with_large_values(1).await;
         let config = StoreConfig::new().consistency(consistency);
@@ -167,11 +180,7 @@ async fn a_listing_of_exact_keys_of_a_recreated_store_is_an_error() {
         scan.next().await.unwrap().unwrap();
         connection.delete_store("b").await.unwrap();
         put_large(&connection.store("b").await.unwrap(), &names, 2).await;
-        let error = scan.try_collect().await.unwrap_err();
-        assert!(
-            matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("list it again")),
-            "{error}"
-        );
+        assert_list_again(&scan.try_collect().await.unwrap_err());
     }
 }
 

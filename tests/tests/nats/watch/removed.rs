@@ -10,7 +10,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsServer, Random, unique};
 
-use super::next;
+use super::{next, pause_consumer};
 
 async fn with_history(history: u8) -> (&'static NatsServer, Store) {
     let server = NatsServer::shared();
@@ -45,30 +45,7 @@ async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
 }
 
 #[tokio::test]
-async fn a_watch_delivers_a_key_behind_a_superseded_message() {
-    for history in [1, 2, 5] {
-        let (_, store) = with_history(history).await;
-        let first = store.put("k2", "first").await.unwrap();
-        let k1 = store.put("k1", "only").await.unwrap();
-        let mut watch = store.watch(WatchScope::All).await.unwrap();
-        for number in 0..history {
-            store.put("k2", number.to_string()).await.unwrap();
-        }
-        let state = state(&mut watch).await;
-        assert_eq!(state.get("k1"), Some(&k1), "history {history}");
-        // The marker does not wait for writes after the start of the watch, if the key has been
-        // delivered.
-        assert!(
-            state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()),
-            "history {history}"
-        );
-        let last = store.put("k1", "last").await.unwrap();
-        while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
-    }
-}
-
-#[tokio::test]
-async fn a_watch_delivers_keys_behind_many_superseded_messages() {
+async fn watch_delivers_keys_behind_superseded_messages() {
     const KEYS: usize = 12_000;
     let (_, store) = with_history(2).await;
     fill(&store, KEYS).await;
@@ -84,7 +61,7 @@ async fn a_watch_delivers_keys_behind_many_superseded_messages() {
 }
 
 #[tokio::test]
-async fn a_scan_lists_keys_behind_superseded_messages() {
+async fn scan_lists_keys_behind_superseded_messages() {
     const KEYS: usize = 12_000;
     for purges in [false, true] {
         let (_, store) = with_history(2).await;
@@ -117,28 +94,9 @@ async fn a_scan_lists_keys_behind_superseded_messages() {
     }
 }
 
-/// A deleted key is not live because an older value of it is still held.
-#[tokio::test]
-async fn a_scan_that_starts_over_leaves_out_deleted_keys() {
-    const KEYS: usize = 9_000;
-    let (_, store) = with_history(2).await;
-    fill(&store, KEYS).await;
-    for number in KEYS - 5..KEYS {
-        store.delete(format!("key.{number:05}")).await.unwrap();
-    }
-    let scan = store.scan(WatchScope::All);
-    scan.next().await.unwrap().unwrap();
-    for round in 0..2 {
-        store.put("key.08500", round.to_string()).await.unwrap();
-    }
-    let rest: Vec<_> = scan.try_collect().await.unwrap();
-    assert!(rest.iter().all(|entry| !entry.is_tombstone()));
-    assert_eq!(rest.len(), KEYS - 5 - 1);
-}
-
 /// An evicted entry leaves no message, and the entries behind it still arrive.
 #[tokio::test]
-async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
+async fn watch_continues_behind_evicted_or_purged_messages() {
     const KEYS: u64 = 9_000;
     const REMOVED: u64 = 50;
     let server = NatsServer::shared();
@@ -203,7 +161,7 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
 
 /// A paused consumer sends heartbeats and delivers nothing, like one that has lost count.
 #[tokio::test]
-async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
+async fn consumer_that_is_idle_within_the_state_is_replaced() {
     for history in [1, 2] {
         let (server, store) = with_history(history).await;
         if !server.is_at_least(2, 11) {
@@ -212,13 +170,7 @@ async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
         }
         store.put("key", "value").await.unwrap();
         let mut watch = store.watch(WatchScope::All).await.unwrap();
-        let [consumer] = &server.consumers(store.name()).await[..] else {
-            panic!("more than one consumer")
-        };
-        let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{}.{consumer}", store.name());
-        let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
-        let answer = server.client().await.request(subject, pause.into()).await.unwrap();
-        assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
+        pause_consumer(server, store.name()).await;
         assert_eq!(state(&mut watch).await.len(), 1, "history {history}");
     }
 }
@@ -320,7 +272,7 @@ async fn state_and_tail_are_complete_under_random_writes() {
 
 /// The leader always has a newer message, and no consumer delivers all messages that waited for it.
 #[tokio::test]
-async fn a_state_ends_while_others_write_without_a_pause() {
+async fn state_ends_while_others_write_without_a_pause() {
     for history in [1, 2] {
         let (server, store) = with_history(history).await;
         fill(&store, 500).await;

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use shizuku_kv::{Connection, KvError, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv::{Connection, Store, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
 use super::by_name::Creations;
+use crate::cursors;
 
 /// Number of keys, more than one request to a consumer, so that many wait on the server.
 const KEYS: usize = 20_000;
@@ -38,7 +39,7 @@ async fn delete_consumers(server: &NatsServer, store: &Store) {
 }
 
 #[tokio::test]
-async fn a_listing_without_its_consumer_resumes() {
+async fn listing_without_its_consumer_resumes() {
     let server = NatsServer::shared();
     for history in [1, 5] {
         let store = filled(server, history).await;
@@ -83,7 +84,7 @@ async fn a_listing_without_its_consumer_resumes() {
 
 /// A connection that breaks takes the consumer with it.
 #[tokio::test]
-async fn a_listing_over_a_broken_connection_resumes() {
+async fn listing_over_a_broken_connection_resumes() {
     let server = NatsServer::shared();
     let proxy = TcpProxy::start(server.port()).await;
     let name_of = filled(server, 1).await;
@@ -101,33 +102,15 @@ async fn a_listing_over_a_broken_connection_resumes() {
     assert!(policies[1..].iter().all(|policy| *policy == "by_start_sequence"), "{policies:?}");
 }
 
-#[tokio::test]
-async fn a_listing_of_a_store_that_was_made_again_is_an_error() {
-    let server = NatsServer::shared();
-    for history in [1, 5] {
-        let store = filled(server, history).await;
-        let scan = store.scan(WatchScope::All);
-        scan.next().await.unwrap().unwrap();
-        let connection = connect(&server.url()).await.unwrap();
-        connection.delete_store(store.name()).await.unwrap();
-        let config = StoreConfig::new().history(history);
-        let again = connection.store_with_config(store.name(), config).await.unwrap();
-        put(&again, KEYS..2 * KEYS).await;
-        let error = scan.try_collect().await.unwrap_err();
-        assert!(matches!(error, KvError::Unavailable { .. }) && error.is_retryable(), "{error:?}");
-        assert!(error.to_string().contains("recreated"), "{error}");
-    }
-}
-
 /// A stream that lost its end takes new messages at sequences that the listing has passed.
 #[tokio::test]
-async fn a_listing_of_a_stream_that_was_set_back_starts_over() {
+async fn listing_of_a_stream_that_was_set_back_starts_over() {
     let mut server = NatsServer::start();
     let store = filled(&server, 1).await;
     // A copy of the files, to which the server returns below.
     server.kill();
     let copy = tempfile::tempdir().unwrap();
-    copy_all(&server.store_dir(), copy.path());
+    cursors::copy(&server.store_dir(), copy.path());
     server.restart();
     eventually("the store is back", async || store.get("none").await.is_ok()).await;
     put(&store, KEYS..2 * KEYS).await;
@@ -136,10 +119,7 @@ async fn a_listing_of_a_stream_that_was_set_back_starts_over() {
     while found.len() < KEYS + 1 {
         assert!(found.insert(scan.next().await.unwrap().unwrap().key.to_string()));
     }
-    server.kill();
-    std::fs::remove_dir_all(server.store_dir()).unwrap();
-    copy_all(copy.path(), &server.store_dir());
-    server.restart();
+    cursors::restore(&mut server, copy.path());
     let others: Vec<_> =
         (0..2 * KEYS).map(|number| (format!("other.{number:05}"), "value")).collect();
     let fresh = connect(&server.url()).await.unwrap().store(store.name()).await.unwrap();
@@ -149,19 +129,6 @@ async fn a_listing_of_a_stream_that_was_set_back_starts_over() {
     assert_eq!(listed.len(), rest.len());
     let missing = others.iter().filter(|(key, _)| !listed.contains(key)).count();
     assert_eq!(missing, 0);
-}
-
-fn copy_all(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Returns the number of messages that the server has sent to the connection named `reader`.

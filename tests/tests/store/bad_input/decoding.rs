@@ -2,23 +2,14 @@
 
 use std::error::Error;
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KvReadError, KvWriteError,
-    StaticKeyIndexedValue, StoreConfig, TypedUpdate, VersionToken, WatchScope,
+    JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KvReadError, KvWriteError,
+    StaticKeyIndexedValue, TypedUpdate, VersionToken, WatchScope,
 };
-use shizuku_kv_tests::unique;
 
-use super::{SECRET, new_store, on_both_backends, shown};
-
-on_both_backends! {
-    undecodable_value_is_typed_error_without_content,
-    a_value_that_does_not_decode_hides_none_of_the_others,
-    a_value_that_does_not_decode_does_not_stop_a_watch,
-    a_value_that_does_not_decode_is_not_modified,
-}
+use super::{SECRET, memory_store, shown};
 
 #[derive(
     Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
@@ -103,9 +94,9 @@ fn assert_decode_error(error: &KvReadError, version: VersionToken, wanted_line: 
     assert!(!error.is_retryable());
 }
 
-async fn undecodable_value_is_typed_error_without_content(connection: Arc<dyn Connection>) {
-    let config = StoreConfig::new().history(2);
-    let store = connection.store_with_config(&unique("bad-input"), config).await.unwrap();
+#[tokio::test]
+async fn undecodable_value_is_typed_error_without_content() {
+    let store = memory_store().await;
     for (value, line) in bad_values() {
         let version = store.put(Database::key(), value).await.unwrap();
         for error in [
@@ -127,14 +118,15 @@ async fn undecodable_value_is_typed_error_without_content(connection: Arc<dyn Co
     }
 }
 
-async fn a_value_that_does_not_decode_hides_none_of_the_others(connection: Arc<dyn Connection>) {
+#[tokio::test]
+async fn undecodable_value_hides_none_of_the_others() {
     #[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes)]
     struct Count(u64);
 
     #[derive(Debug, PartialEq, KeyValue)]
     struct Counter(#[kv(key)] String, #[kv(value)] Count);
 
-    let store = new_store(&connection).await;
+    let store = memory_store().await;
     for (key, value) in [("a", "1"), ("b", "\"hunter2\""), ("c", "3"), ("d", "{"), ("e", "5")] {
         store.put(key, value).await.unwrap();
     }
@@ -160,8 +152,9 @@ async fn a_value_that_does_not_decode_hides_none_of_the_others(connection: Arc<d
     assert_eq!((good, bad), (vec![1, 3, 5], vec!["b".to_owned(), "d".to_owned()]));
 }
 
-async fn a_value_that_does_not_decode_does_not_stop_a_watch(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
+#[tokio::test]
+async fn undecodable_value_does_not_stop_a_watch() {
+    let store = memory_store().await;
     let (value, line) = bad_values().swap_remove(1);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
     let watch = Database::watch_value(&store).await.unwrap();
@@ -176,8 +169,9 @@ async fn a_value_that_does_not_decode_does_not_stop_a_watch(connection: Arc<dyn 
     }
 }
 
-async fn a_value_that_does_not_decode_is_not_modified(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
+#[tokio::test]
+async fn undecodable_value_is_not_modified() {
+    let store = memory_store().await;
     let (value, line) = bad_values().swap_remove(0);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
     match Database::modify_value(&store, |_| -> Option<_> { panic!("there is nothing to change") })

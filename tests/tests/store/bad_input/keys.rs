@@ -1,26 +1,15 @@
-//! Strings that are not keys, the longest key, and prefixes with which no key can start.
+//! Strings that are not keys, and prefixes with which no key can start.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::time::Duration;
 
 use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::{
-    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
-    LiveRead, StoreConfig, WatchScope,
+    Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError, LiveRead,
+    WatchScope,
 };
-use shizuku_kv_tests::unique;
 
-use super::{Note, new_store, on_both_backends, store_error};
-
-on_both_backends! {
-    an_invalid_key_is_refused_by_every_operation,
-    an_invalid_key_is_refused_by_every_typed_operation,
-    invalid_key_among_many_fails_the_read_and_its_own_write,
-    the_longest_key_works,
-    a_prefix_of_no_key_is_rejected_with_the_way_out,
-}
+use super::{Note, memory_store, store_error};
 
 /// Returns strings that are not keys: position of the first offending byte, its description, and a
 /// part of the reason.
@@ -84,52 +73,16 @@ fn read_store_error(error: KvReadError) -> KvError {
     }
 }
 
-async fn an_invalid_key_is_refused_by_every_operation(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
+#[tokio::test]
+async fn invalid_key_is_named_by_every_typed_operation() {
+    let store = memory_store().await;
     let version = store.put("good", "x").await.unwrap();
     for case in &invalid_keys() {
         let key = case.0.as_str();
         assert_invalid_key(Key::new(key), case, "Key::new");
         assert_invalid_key(key.parse::<Key>(), case, "parse");
         assert_invalid_key(WatchScope::key(key), case, "WatchScope::key");
-        assert_invalid_key(store.get(key).await, case, "get");
-        assert_invalid_key(store.entry(key).await, case, "entry");
-        assert_invalid_key(store.get_many([key]).await, case, "get_many");
-        assert_invalid_key(store.history(key), case, "history");
         assert_invalid_key(store.put(key, "x").await, case, "put");
-        assert_invalid_key(store.create(key, "x").await, case, "create");
-        assert_invalid_key(store.update(key, "x", version).await, case, "update");
-        assert_invalid_key(store.delete(key).await, case, "delete");
-        assert_invalid_key(
-            store.delete_with_version(key, version).await,
-            case,
-            "delete_with_version",
-        );
-        assert_invalid_key(store.purge(key).await, case, "purge");
-        assert_invalid_key(store.put_many([(key, "x")]).await.remove(0), case, "put_many");
-    }
-    if connection.capabilities().key_ttl {
-        let config = StoreConfig::new().key_ttl(true);
-        let store = connection.store_with_config(&unique("bad-input"), config).await.unwrap();
-        let (ttl, hour) = (store.ttl().unwrap(), Duration::from_secs(3600));
-        for case in &invalid_keys() {
-            let key = case.0.as_str();
-            assert_invalid_key(ttl.put(key, "x", hour).await, case, "put with ttl");
-            assert_invalid_key(ttl.create(key, "x", hour).await, case, "create with ttl");
-            assert_invalid_key(ttl.update(key, "x", version, hour).await, case, "update with ttl");
-        }
-        assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 0);
-    }
-    let keys = store.keys(WatchScope::All).try_collect().await.unwrap();
-    assert_eq!(keys, ["good"], "nothing was written");
-    assert_eq!(store.get("good").await.unwrap().unwrap().version, version);
-}
-
-async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
-    let version = store.put("good", "x").await.unwrap();
-    for case in &invalid_keys() {
-        let key = case.0.as_str();
         let note = Note(key.to_owned(), "x".to_owned());
         let read = |result: Result<_, KvReadError>| result.map_err(read_store_error);
         let written = |result: Result<_, KvWriteError>| result.map_err(store_error);
@@ -169,38 +122,9 @@ async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn 
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["good"]);
 }
 
-async fn invalid_key_among_many_fails_the_read_and_its_own_write(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
-    let invalid = invalid_keys();
-    let items = invalid.iter().enumerate().flat_map(|(i, case)| [format!("k{i}"), case.0.clone()]);
-    let answers = store.put_many(items.map(|key| (key, "x"))).await;
-    assert_eq!(answers.len(), 2 * invalid.len());
-    for (pair, case) in answers.chunks(2).zip(&invalid) {
-        assert!(pair[0].is_ok(), "{:?}", pair[0]);
-        assert_invalid_key(pair[1].clone(), case, "put_many");
-    }
-    assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), invalid.len());
-    assert_invalid_key(store.get_many(["k0", "a..b", "k1"]).await, &invalid[0], "get_many");
-}
-
-async fn the_longest_key_works(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
-    let keys = ["a".repeat(1024), "b.".repeat(511) + "cc"];
-    for key in &keys {
-        assert_eq!(key.len(), 1024);
-        let version = store.create(key, "x").await.unwrap();
-        assert_eq!(store.get(key).await.unwrap().unwrap().version, version);
-    }
-    assert_eq!(store.get_many(&keys).await.unwrap().iter().flatten().count(), 2);
-    assert_eq!(
-        store.keys(WatchScope::prefix("b.")).try_collect().await.unwrap(),
-        [keys[1].as_str()]
-    );
-    store.delete(&keys[0]).await.unwrap();
-}
-
-async fn a_prefix_of_no_key_is_rejected_with_the_way_out(connection: Arc<dyn Connection>) {
-    let store = new_store(&connection).await;
+#[tokio::test]
+async fn prefix_of_no_key_is_rejected_with_the_way_out() {
+    let store = memory_store().await;
     store.put("user.=C3=BC.7", "x").await.unwrap();
     for (prefix, position, way_out) in [
         ("user.ü.", 5, "the derived function, such as UserKey::scope_tenant()"),

@@ -1,5 +1,5 @@
-//! Bad input: rejected before any request is sent, with an error that names the fault, and the same
-//! on both backends.
+//! Bad input: rejected with an error that names the fault and the way out. The conformance suite
+//! checks on every backend that it is rejected. Cases that do not depend on the backend use memory.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,45 +14,23 @@ mod keys;
 mod settings;
 mod swaps;
 mod urls;
-mod values;
 
 use std::error::Error;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use shizuku_kv::{Connection, KeyValue, KvError, KvWriteError, Store};
+use shizuku_kv::{Connection, KeyValue, KvError, KvWriteError, Store, connect};
 use shizuku_kv_tests::unique;
 
 /// Part of every value that must not be shown.
 const SECRET: &str = "hunter2";
 
-/// Runs each case on both backends, as separate tests.
-macro_rules! on_both_backends {
-    ($($case:ident,)*) => {
-        mod on_memory {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    super::$case(shizuku_kv::connect("memory:").await.unwrap()).await;
-                }
-            )*
-        }
-        mod on_nats {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let server = shizuku_kv_tests::NatsServer::shared();
-                    super::$case(shizuku_kv::connect(&server.url()).await.unwrap()).await;
-                }
-            )*
-        }
-    };
-}
-
-use on_both_backends;
-
 async fn new_store(connection: &Arc<dyn Connection>) -> Store {
     connection.store(&unique("bad-input")).await.unwrap()
+}
+
+async fn memory_store() -> Store {
+    new_store(&connect("memory:").await.unwrap()).await
 }
 
 #[track_caller]

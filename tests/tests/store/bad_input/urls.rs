@@ -9,7 +9,7 @@ use shizuku_kv_tests::{NatsServer, rerun};
 use super::{SECRET, shown};
 
 #[tokio::test]
-async fn a_url_with_an_unknown_scheme_is_told_the_known_ones() {
+async fn unknown_scheme_is_told_the_known_ones() {
     for url in [
         "http://app:hunter2@host",
         "https://app:hunter2@host:4222/bucket",
@@ -63,8 +63,9 @@ async fn unknown_scheme_is_shown_only_if_it_looks_like_one() {
     }
 }
 
+/// The parser of NATS URLs has a table of its own.
 #[tokio::test]
-async fn a_malformed_url_is_told_what_is_wrong_with_it() {
+async fn malformed_url_names_the_fault() {
     for (url, reason) in [
         ("memory:x", "nothing may follow"),
         ("memory://", "nothing may follow"),
@@ -78,16 +79,12 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         ("tls://", "host is missing"),
         ("nats:///", "host is missing"),
         ("nats://:4222", "host is missing"),
-        ("nats://app:hunter2@", "host is missing"),
         ("nats://app:hunter2@:4222", "host is missing"),
         ("nats://app:hunter2@one,,two", "host is missing"),
         ("nats://app:hunter2@one,", "host is missing"),
-        ("nats://@host", "empty"),
         ("nats://app:hunter2@host:0", "port"),
-        ("nats://app:hunter2@host:65536", "port"),
         ("nats://app:hunter2@host:-1", "port"),
         ("nats://app:hunter2@host:", "port"),
-        ("nats://app:hunter2@host:4222/bucket", "path"),
         ("", "it is empty"),
         (" ", "it is empty"),
         ("\"nats://app:hunter2@host\"", "it stands in quotes; remove them"),
@@ -104,39 +101,15 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         ("nats.example.com:4222", "nats://nats.example.com:4222"),
         ("nats:4222", "nats://HOST:PORT"),
         ("host:4222", "nats://HOST:PORT"),
-        ("nats://app:hunter2@one,other:hunter2@two", "different users"),
-        ("nats://app:hunter2@host?nonsense=1", "unknown option"),
-        ("nats://app:hunter2@host?name", "no value"),
         ("nats://app:hunter2@host?deadline_ms=soon", "milliseconds"),
         ("nats://app:hunter2@host?connect_timeout_ms=-1", "milliseconds"),
         ("nats://app:hunter2@host?tls_first=yes", "true or false"),
-        ("nats://app:hunter2@host?tls_cert=hunter2", "need each other"),
-        ("nats://app:hunter2@host?creds=/tmp/hunter2", "more than one kind"),
-        ("nats://app:hunter2%ff@host", "UTF-8"),
-        ("nats://app:hunter2/x@host", "%2F"),
-        ("nats://app:hunter2#x@host", "%23"),
-        ("nats://app:hunter2@x@host", "%40"),
-        ("nats://app:hunter2%@host", "%25"),
-        ("nats://nats://app:hunter2@host", "two schemes"),
-        ("nats://app:hunter2@host,tls://other", "different schemes"),
-        ("nats://app:hunter2@host\n", "white space"),
-        ("nats://app:hunter2@::1", "brackets"),
-        ("nats://app:hunter2@host?credential=x", "did you mean \"creds\"?"),
     ] {
         let error = connect(url).await.unwrap_err();
         assert!(matches!(error, KvError::InvalidUrl { .. }), "{url:?}: {error:?}");
         assert!(error.to_string().contains(reason), "{url:?}: {error}");
         assert!(!shown(&error).contains(SECRET), "{url:?}: {error:?}");
         assert!(!error.is_retryable(), "{url:?}: {error:?}");
-    }
-    // Addresses that only the client library rejects.
-    for url in ["nats://app:hunter2@a host", "nats://app:hunter2@[::1", "nats://app:hunter2@]"] {
-        let error = connect(url).await.unwrap_err();
-        assert!(
-            matches!(error, KvError::InvalidUrl { .. } | KvError::InvalidConfig { .. }),
-            "{url:?}: {error:?}"
-        );
-        assert!(!shown(&error).contains(SECRET), "{url:?}: {error:?}");
     }
 }
 
@@ -146,7 +119,7 @@ const CHILD: &str = "SHIZUKU_BAD_INPUT_CHILD";
 
 /// Returns the output of `connect_from_env` in a process with this value of its variable.
 fn from_env(value: Option<&OsStr>) -> String {
-    let mut command = rerun(module_path!(), "the_variable_is_read_and_its_faults_are_named");
+    let mut command = rerun(module_path!(), "variable_is_read_and_its_faults_are_named");
     command.env(CHILD, "1");
     match value {
         Some(value) => command.env(URL_VARIABLE, value),
@@ -160,7 +133,7 @@ fn from_env(value: Option<&OsStr>) -> String {
 }
 
 #[tokio::test]
-async fn the_variable_is_read_and_its_faults_are_named() {
+async fn variable_is_read_and_its_faults_are_named() {
     if std::env::var_os(CHILD).is_some() {
         match connect_from_env().await {
             Ok(connection) => println!("from the environment: {connection:?}"),
@@ -187,7 +160,7 @@ async fn the_variable_is_read_and_its_faults_are_named() {
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_not_called_unset() {
+fn variable_that_is_not_text_is_not_called_unset() {
     let no_text = from_env(Some(&OsString::from_vec(b"nats://app:hunter2\xff@host".to_vec())));
     assert!(no_text.contains("SHIZUKU_KV_URL") && !no_text.contains("not set"), "{no_text}");
     assert!(!no_text.contains(SECRET), "{no_text}");

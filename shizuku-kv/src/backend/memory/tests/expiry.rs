@@ -3,49 +3,6 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn value_expires_when_the_clock_reaches_its_age() {
-    let store = ageing(10).await;
-    let version = store.put("a", "1").await.unwrap();
-    advance(9 * SECOND).await;
-    assert!(store.get("a").await.unwrap().is_some());
-    advance(SECOND).await;
-    assert!(store.get("a").await.unwrap().is_none());
-    let tombstone = store.entry("a").await.unwrap().unwrap();
-    assert_eq!(tombstone.operation, KvOperation::Expire);
-    assert_ne!(tombstone.version, version);
-    assert_eq!(keys(&store, WatchScope::All).await, Vec::<String>::new());
-    assert!(matches!(store.update("a", "2", version).await, Err(KvError::RevisionMismatch { .. })));
-    store.create("a", "2").await.unwrap();
-    advance(10 * SECOND).await;
-    store.create("a", "3").await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn times_to_live_exist_if_the_store_has_them() {
-    let without = store(StoreConfig::new()).await;
-    assert!(without.ttl().is_none());
-    assert!(!without.capabilities().key_ttl);
-
-    let store = store(StoreConfig::new().key_ttl(true)).await;
-    assert!(store.capabilities().key_ttl);
-    let ttl = store.ttl().unwrap();
-    let version = ttl.put("lease", "1", SECOND).await.unwrap();
-    advance(SECOND / 2).await;
-    ttl.update("lease", "2", version, SECOND).await.unwrap();
-    advance(SECOND / 2).await;
-    assert!(store.get("lease").await.unwrap().is_some());
-    advance(SECOND / 2).await;
-    assert!(store.get("lease").await.unwrap().is_none());
-    ttl.create("lease", "3", SECOND).await.unwrap();
-    // A plain write removes the time to live.
-    store.put("lease", "4").await.unwrap();
-    advance(60 * SECOND).await;
-    assert!(store.get("lease").await.unwrap().is_some());
-    let short = ttl.put("lease", "5", SECOND / 2).await.unwrap_err();
-    assert!(matches!(short, KvError::InvalidConfig { .. }), "{short}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn waiting_watch_wakes_for_an_expiry_on_time() {
     let store = store(StoreConfig::new().key_ttl(true)).await;
     let ttl = store.ttl().unwrap();

@@ -3,58 +3,6 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn watch_delivers_the_initial_state_then_changes() {
-    let store = store(StoreConfig::new()).await;
-    for (key, value) in [("a.1", "1"), ("b", "2"), ("a.2", "3"), ("a.1", "4")] {
-        store.put(key, value).await.unwrap();
-    }
-    store.delete("a.3").await.unwrap();
-    let mut watch = store.watch(WatchScope::prefix("a.")).await.unwrap();
-    assert!(watch.cursor().is_none());
-    assert_eq!(ready(&mut watch).await, ["a.2=3", "a.1=4", "a.3 Delete", "caught up"]);
-    store.put("b", "5").await.unwrap();
-    assert_eq!(ready(&mut watch).await, Vec::<String>::new());
-    store.put("a.1", "6").await.unwrap();
-    store.purge("a.1").await.unwrap();
-    store.put("a.2", "7").await.unwrap();
-    assert_eq!(ready(&mut watch).await, ["a.1 Purge", "a.2=7"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn watch_of_an_empty_scope_is_caught_up_at_once() {
-    let store = store(StoreConfig::new()).await;
-    let mut all = store.watch(WatchScope::All).await.unwrap();
-    assert_eq!(ready(&mut all).await, ["caught up"]);
-    assert_eq!(all.cursor().unwrap().position(), 0);
-    store.put("other", "1").await.unwrap();
-    let scopes = [
-        WatchScope::prefix("mine"),
-        WatchScope::key("mine").unwrap(),
-        WatchScope::Prefixes(vec![]),
-    ];
-    for scope in scopes {
-        let mut watch = store.watch(scope).await.unwrap();
-        assert_eq!(ready(&mut watch).await, ["caught up"]);
-        assert_eq!(watch.cursor().unwrap().position(), 1);
-    }
-    assert_eq!(ready(&mut all).await, ["other=1"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn watch_with_history_delivers_the_newest_then_every_entry() {
-    let store = store(StoreConfig::new().history(5)).await;
-    for value in ["1", "2"] {
-        store.put("a", value).await.unwrap();
-    }
-    let mut watch = store.watch(WatchScope::key("a").unwrap()).await.unwrap();
-    assert_eq!(ready(&mut watch).await, ["a=2", "caught up"]);
-    for value in ["3", "4"] {
-        store.put("a", value).await.unwrap();
-    }
-    assert_eq!(ready(&mut watch).await, ["a=3", "a=4"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn slow_reader_skips_and_never_goes_back() {
     let store = store(StoreConfig::new()).await;
     let mut watch = store.watch(WatchScope::All).await.unwrap();
@@ -65,26 +13,6 @@ async fn slow_reader_skips_and_never_goes_back() {
     assert_eq!(next(&mut watch).await, "k.1=97");
     store.put("k.2", "100").await.unwrap();
     assert_eq!(ready(&mut watch).await, ["k.0=99", "k.2=100"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn key_written_during_the_initial_state_comes_before_the_marker() {
-    let store = store(StoreConfig::new()).await;
-    for key in ["a", "b", "c"] {
-        store.put(key, "1").await.unwrap();
-    }
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    assert_eq!(next(&mut watch).await, "a=1");
-    store.put("new", "2").await.unwrap();
-    store.put("b", "2").await.unwrap();
-    store.put("newer", "2").await.unwrap();
-    let rest = ["c=1", "new=2", "b=2", "caught up", "newer=2"];
-    assert_eq!(ready(&mut watch).await, rest);
-
-    let mut watch = store.watch(WatchScope::key("a").unwrap()).await.unwrap();
-    store.put("a", "3").await.unwrap();
-    store.purge("a").await.unwrap();
-    assert_eq!(ready(&mut watch).await, ["a Purge", "caught up"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,25 +64,39 @@ async fn two_watches_that_answer_each_other_lose_no_wake_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cursor_resumes_at_the_position_of_the_watch() {
+async fn cursor_has_the_time_of_its_entry() {
     let store = store(StoreConfig::new()).await;
-    for key in ["a", "b", "c"] {
+    for key in ["a", "b"] {
         store.put(key, "1").await.unwrap();
+        advance(SECOND).await;
     }
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, "a=1");
-    let cursor = WatchCursor::from_bytes(&watch.cursor().unwrap().to_bytes()).unwrap();
-    assert_eq!(cursor.as_of(), store.get("a").await.unwrap().unwrap().created);
-    drop(watch);
-    store.delete("b").await.unwrap();
-    let mut resumed = store.watch_from(WatchScope::All, cursor).await.unwrap();
-    assert_eq!(ready(&mut resumed).await, ["c=1", "b Delete", "caught up"]);
-    let at_end = resumed.cursor().unwrap();
-    assert_eq!(at_end.position(), 4);
-    let mut resumed = store.watch_from(WatchScope::key("a").unwrap(), at_end).await.unwrap();
-    assert_eq!(ready(&mut resumed).await, ["caught up"]);
-    store.put("a", "2").await.unwrap();
-    assert_eq!(ready(&mut resumed).await, ["a=2"]);
+    let created = store.get("a").await.unwrap().unwrap().created;
+    assert_eq!(watch.cursor().unwrap().as_of(), created);
+}
+
+/// The suite begins to wait only after the end.
+#[tokio::test(start_paused = true)]
+async fn waiting_watch_ends_with_its_store_or_connection() {
+    for is_shutdown in [false, true] {
+        let connection = MemoryConnection::new();
+        let store = connection.store("test").await.unwrap();
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        assert_eq!(next(&mut watch).await, "caught up");
+        let mut waiting = Box::pin(watch.next());
+        assert!(poll_once(waiting.as_mut()).await.is_pending());
+        if is_shutdown {
+            connection.shutdown().await.unwrap();
+        } else {
+            connection.delete_store("test").await.unwrap();
+        }
+        match timeout(SECOND, waiting).await.unwrap().unwrap().unwrap_err() {
+            KvError::Closed { .. } => assert!(is_shutdown, "closed after a deletion"),
+            KvError::StoreNotFound { .. } => assert!(!is_shutdown, "not found after a shutdown"),
+            error => panic!("shutdown: {is_shutdown}: {error:?}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
