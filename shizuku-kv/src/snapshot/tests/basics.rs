@@ -110,4 +110,5 @@ fn debug_shows_no_value() {
         format!("{state:?} {:?} {entry:?} {writer:?} {:?}", state.entries, state.entries.iter());
     assert!(!shown.contains("secret") && !shown.contains("115"), "{shown}");
     assert!(!format!("{:?}", state.entries).contains("key.1"));
+    assert!(format!("{entry:?}").contains("<6 bytes>"), "{entry:?}");
 }
