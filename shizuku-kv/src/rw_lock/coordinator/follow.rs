@@ -153,6 +153,9 @@ impl Coordinator {
     /// Extends the waits of callers while the sessions ahead of them may be dead. Rejects a
     /// deferred claim if a session ahead of it is alive.
     fn update_waits(&mut self) {
+        if !self.claims.any(|local| local.is_deferred() || local.is_queued()) {
+            return;
+        }
         let own = self.claims.sessions();
         let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
         let places = self.claims.places_in(record);

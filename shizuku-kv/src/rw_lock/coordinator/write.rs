@@ -105,7 +105,8 @@ impl Coordinator {
         match written {
             Ok(version) => {
                 self.contention.wrote();
-                self.cache.written(batch.record.clone(), version);
+                // The answers do not need the record.
+                self.cache.written(std::mem::take(&mut batch.record), version);
                 self.conclude(batch).await;
             }
             Err(error) if error.is_conflict() => {
