@@ -108,8 +108,8 @@ impl FailureDetector {
         self.observed.discount_renewals();
     }
 
-    /// Stops all watches, because the record is not readable. The next [`update`](Self::update)
-    /// opens them again.
+    /// Stops all watches, because no claim waits or the record is not readable. The next
+    /// [`update`](Self::update) opens them again if a claim waits.
     pub(super) fn stand_down(&mut self) {
         (self.waits, self.expects_claim) = (false, false);
         self.watches.clear();
@@ -130,7 +130,6 @@ impl FailureDetector {
         self.waits = claims.has_queued || claims.has_deferred;
         self.expects_claim |= claims.has_deferred;
         if !self.waits && !self.expects_claim {
-            // A watch without a reader is a burden.
             self.stand_down();
             return;
         }

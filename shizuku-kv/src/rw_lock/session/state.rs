@@ -276,3 +276,24 @@ impl Clone for SessionUse {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn last_user_of_an_abandoned_store_wakes_the_task() {
+        let session = Arc::new(Session::new(Duration::from_secs(60)));
+        let is_woken = || session.wake.notified().now_or_never().is_some();
+        drop(InUse::new(&session));
+        assert!(!is_woken() && !session.is_unused());
+        let (last, other) = (InUse::new(&session), InUse::new(&session));
+        session.note_abandoned();
+        drop(other);
+        assert!(!is_woken() && !session.is_unused());
+        drop(last);
+        assert!(is_woken() && session.is_unused());
+    }
+}
