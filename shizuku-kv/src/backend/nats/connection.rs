@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use futures_core::future::BoxFuture;
+use tokio::time::timeout;
 
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
+use super::delete_on_drop::ANSWERED;
 use super::denials::check_inbox_prefix;
 use super::first_answer;
 use super::link::{Link, parse_version};
@@ -370,6 +372,7 @@ impl Connection for NatsConnection {
             in_runtime(operation)?;
             // Half of the time is left for the flush.
             let released = self.handles.close(Deadline::after(deadline.limit() / 2)).await;
+            let mark = self.link.mark(operation);
             if !self.link.begin_close() {
                 let closed = async {
                     self.link.closed().await;
@@ -388,7 +391,11 @@ impl Connection for NatsConnection {
                 let flush = async {
                     // Writes in flight receive their acknowledgements first.
                     self.link.requests().writes_are_over().await;
-                    self.link.consumers().delete_all(client).await;
+                    if let Ok(mark) = mark {
+                        let deleted = self.link.consumers().delete_all(&self.link, mark);
+                        // Without an answer, the server deletes them after their last request.
+                        let _ = timeout(ANSWERED.min(deadline.remaining() / 2), deleted).await;
+                    }
                     client.flush().await.map_err(|e| flush_error(operation, e))
                 };
                 deadline.bound(operation, None, flush).await
@@ -401,7 +408,7 @@ impl Connection for NatsConnection {
             };
             drop(ends);
             // Ends the client's task. It fails only where that has ended already.
-            let _ = tokio::time::timeout(deadline.limit(), client.drain()).await;
+            let _ = timeout(deadline.limit(), client.drain()).await;
             flushed.and(released)
         })
     }

@@ -1,10 +1,11 @@
 //! Deletion of consumers whose reader was dropped.
 //!
 //! The server keeps a consumer for a while after its last request, so that each abandoned one
-//! counts towards the stream's limit. A reader is often dropped together with its connection. When
-//! its last handle is dropped, the client discards all bytes that it has not written. So a deletion
-//! holds the client until it is written, and a shutdown deletes all consumers before it ends (ADR
-//! 0007).
+//! counts towards the stream's limit. A reader is often dropped together with its connection. A
+//! client whose last handle is dropped closes its socket at once. The server then discards what it
+//! has not read, if messages for the client were still on their way. So a deletion holds the
+//! connection until the server has answered, and a shutdown deletes all consumers before it ends
+//! (ADR 0007).
 
 use std::mem;
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::unconstrained;
+use tokio::time::timeout;
 
-use super::link::Link;
+use super::link::{CROWD, Link, Mark};
+use super::pending::Copies;
 
-/// Timeout for a deletion to be written.
-const WRITTEN: Duration = Duration::from_secs(5);
+/// Timeout for the answer to a deletion.
+pub(super) const ANSWERED: Duration = Duration::from_secs(5);
 
 /// Maximum time for an abandoned creation to take effect.
 const LATE_CREATION: Duration = Duration::from_secs(2);
@@ -47,39 +50,36 @@ impl DeleteOnDrop {
 
 impl Drop for DeleteOnDrop {
     fn drop(&mut self) {
-        self.link.consumers().remove(&self.subject);
-        if self.link.is_over() {
+        let (link, subject, exists) =
+            (Arc::clone(&self.link), mem::take(&mut self.subject), self.exists);
+        let Ok(runtime) = Handle::try_current() else {
+            let _ =
+                unconstrained(link.client().publish(subject.clone(), Bytes::new())).now_or_never();
+            link.consumers().remove(&subject);
             return;
-        }
-        let (client, subject, exists) =
-            (self.link.client().clone(), mem::take(&mut self.subject), self.exists);
-        let delete = {
-            let client = client.clone();
-            move || {
-                let (client, subject) = (client.clone(), subject.clone());
-                async move { client.publish(subject, Bytes::new()).await }
-            }
         };
-        // Sent at once, so that a shutdown that begins now follows it.
-        let is_sent = unconstrained(delete()).now_or_never().is_some();
-        let Ok(runtime) = Handle::try_current() else { return };
+        // Fails during and after a shutdown, which deletes all consumers.
+        let Ok(mark) = link.mark("drop") else { return };
         runtime.spawn(async move {
             // Bounded, so that a disconnected client does not accumulate tasks.
-            let written = tokio::time::timeout(WRITTEN, async {
-                if !is_sent {
-                    let _ = delete().await;
-                }
-                let _ = client.flush().await;
-            });
-            let _ = written.await;
+            let _ = timeout(ANSWERED, delete(&link, mark, &subject)).await;
             if !exists {
                 tokio::time::sleep(LATE_CREATION).await;
-                let _ = tokio::time::timeout(WRITTEN, async {
-                    let _ = delete().await;
-                    let _ = client.flush().await;
-                })
-                .await;
+                let _ = timeout(ANSWERED, delete(&link, mark, &subject)).await;
             }
+            link.consumers().remove(&subject);
         });
+    }
+}
+
+/// Deletes a consumer. Waits until the server has answered, or no answer can arrive.
+pub(super) async fn delete(link: &Link, mark: Mark, subject: &str) {
+    let mut copies = Copies::default();
+    if link.requests().send(&mut copies, subject.to_owned(), Bytes::new()).await.is_err() {
+        return;
+    }
+    tokio::select! {
+        _ = copies.answer() => {}
+        _ = link.interrupted_within(mark, [subject], CROWD) => {}
     }
 }

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use async_nats::Client;
-use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::delete_on_drop::delete;
+use super::link::{Link, Mark};
 
 /// Consumers of a connection that may exist, each as the subject of its deletion.
 #[derive(Debug, Default)]
@@ -24,11 +26,9 @@ impl OpenConsumers {
         self.with(|consumers| consumers.remove(subject));
     }
 
-    /// Sends the deletions of all consumers. The next flush writes them.
-    pub(super) async fn delete_all(&self, client: &Client) {
-        for subject in self.with(mem::take) {
-            // Fails only if the client's task has ended.
-            let _ = client.publish(subject, Bytes::new()).await;
-        }
+    /// Deletes all consumers. Waits until the server has answered, or no answer can arrive.
+    pub(super) async fn delete_all(&self, link: &Link, mark: Mark) {
+        let subjects = self.with(mem::take);
+        join_all(subjects.iter().map(|subject| delete(link, mark, subject))).await;
     }
 }

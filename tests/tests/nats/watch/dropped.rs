@@ -9,7 +9,7 @@ use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KvUpdate, LiveRead, LiveStatic, StaticKeyIndexedValue,
     Store, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
 use super::next;
 
@@ -122,6 +122,37 @@ async fn last_watch_deletes_its_consumer_with_the_connection() {
     drop(watches);
     none_are_left(&name).await;
     drop((connection, store));
+}
+
+/// Messages for the client are on their way. If the client closed its socket before the answer, the
+/// connection would end, and the deletion with it.
+#[tokio::test]
+async fn deletion_is_answered_before_its_connection_ends() {
+    let server = NatsServer::shared();
+    for is_shutdown in [false, true] {
+        println!("shutdown: {is_shutdown}");
+        let name = unique("dropped");
+        let direct = connect(&server.url()).await.unwrap();
+        let written = direct.store(&name).await.unwrap();
+        let proxy = TcpProxy::start(server.port()).await;
+        let connection = connect(&proxy.url()).await.unwrap();
+        let store = connection.store(&name).await.unwrap();
+        let watch = store.watch(WatchScope::All).await.unwrap();
+        assert_eq!(server.consumers(&name).await.len(), 1);
+        proxy.delay_requests(Duration::from_millis(500));
+        let end = async {
+            if is_shutdown {
+                connection.shutdown().await.unwrap();
+            } else {
+                drop((connection, store, watch));
+            }
+        };
+        let deleted = eventually("no consumer is left", async || {
+            written.put("config.pool", "1").await.unwrap();
+            server.consumers(&name).await.is_empty()
+        });
+        tokio::join!(end, deleted);
+    }
 }
 
 /// The runtime ends right after the shutdown.
