@@ -369,7 +369,7 @@ async fn each_direction_is_delayed_by_itself() {
         reads(&mut server, &format!("{number:02}")).await;
     }
     let took = sent.elapsed();
-    assert!((DELAY..10 * DELAY).contains(&took), "{took:?}");
+    assert!((DELAY..20 * DELAY).contains(&took), "{took:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use shizuku_kv::{
     Connection, KvError, KvUpdate, ReadConsistency, Store, StoreConfig, Watch, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsCluster, TcpProxy};
+use shizuku_kv_tests::{NatsCluster, TcpProxy, eventually};
 
 /// Delay of the replica.
 const LATE: Duration = Duration::from_millis(300);
@@ -131,7 +131,7 @@ async fn watch_at_late_replica_has_every_key_under_writes() {
             }
         }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("every key is written", async || acknowledged.lock().unwrap().len() == 20).await;
     for number in 0..TRIES {
         let before = acknowledged.lock().unwrap().clone();
         let found = state(&mut store.watch(WatchScope::prefix("key.")).await.unwrap()).await;
