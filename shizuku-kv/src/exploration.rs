@@ -1,5 +1,5 @@
-//! The frame of the models of locks and replicas. stateright explores the states of a world, and
-//! each wrong decision has to break a promise. Otherwise the promise would not be checked.
+//! Exploration for the models of locks and replicas. stateright explores the states of a world.
+//! Each wrong decision has to break a promise. Otherwise the model would not check the decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
-/// Results from the states of some worlds.
+/// Results of exploring some worlds.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) states: usize,
@@ -50,13 +50,13 @@ where
 pub(crate) struct Mutation<D, S> {
     pub(crate) name: &'static str,
     pub(crate) decisions: D,
-    /// The scenario in which it does harm.
+    /// The scenario in which the decision breaks a promise.
     pub(crate) scenario: S,
-    /// The promise that it breaks there.
+    /// The promise that the decision breaks in this scenario.
     pub(crate) breaks: &'static str,
 }
 
-/// Checks that each mutation breaks its promise, and that each promise is broken by one.
+/// Checks that each mutation breaks its promise, and that each promise has such a mutation.
 pub(crate) fn assert_each_breaks<D, S: Copy + Debug>(
     mutations: Vec<Mutation<D, S>>,
     promises: impl IntoIterator<Item = &'static str>,

@@ -1,5 +1,5 @@
 //! Tests of the messages, and of the input to which each belongs. `tests/ui/` has the cases whose
-//! place in the source matters too.
+//! position in the source matters too.
 
 use super::*;
 

@@ -38,7 +38,7 @@ impl fmt::Display for CheckFailure {
 
 impl StdError for CheckFailure {}
 
-/// Converts an error where the check expected success.
+/// Converts the error of an operation that the check expected to succeed.
 impl From<KvError> for CheckFailure {
     #[track_caller]
     fn from(error: KvError) -> Self {
@@ -55,7 +55,7 @@ macro_rules! ensure {
     };
 }
 
-/// Fails the check unless the first is equal to the second:
+/// Fails the check unless the first value is equal to the second:
 /// `ensure_eq!(found, expected, "what it is")`.
 macro_rules! ensure_eq {
     ($found:expr, $expected:expr, $($what:tt)+) => {

@@ -1,4 +1,4 @@
-//! Guides: how things are done, as pages. There is nothing to import here.
+//! Guides, one page for each subject. This module has no items to import.
 
 #[doc = include_str!("deriving.md")]
 pub mod deriving {}

@@ -1,6 +1,6 @@
 //! A model of a replica's protocol, which is explored exhaustively. A bucket and its replica take
 //! every course that is possible within some limits, and each state is checked against the
-//! guarantees. The decisions are made by the functions of [`super::course`], which the driver calls
+//! guarantees. The decisions are made by the functions of [`super::phase`], which the driver calls
 //! too.
 //!
 //! Then a wrong decision replaces each decision in turn, and the exploration must find a broken

@@ -496,7 +496,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
-    /// Records an unverified position of the watch. An earlier one stays.
+    /// Records the unverified position of the watch, unless an earlier one is recorded.
     fn take_unverified(&mut self, collector: &mut Collector<'_>) {
         let unverified = collector.unverified.take();
         if self.comparison.unverified.is_none() {

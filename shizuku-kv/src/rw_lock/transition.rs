@@ -134,7 +134,7 @@ impl LockRecord {
     }
 }
 
-/// The model (`model.rs`) has the rest.
+/// The model (`model.rs`) covers the other cases.
 #[cfg(test)]
 mod tests {
     use super::super::record::Extra;

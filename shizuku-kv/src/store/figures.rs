@@ -10,8 +10,8 @@ use std::time::SystemTime;
 /// Figures of a scope of a store, all of one moment, from
 /// [`KvReader::figures`](crate::KvReader::figures).
 ///
-/// On NATS the number of keys of a prefix that is written all the time may be of an earlier moment.
-/// A follower then reads the store once more than needed.
+/// On NATS, the number of keys of a prefix that is written all the time may be older than the
+/// position. A follower then reads the store once more than needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreFigures {

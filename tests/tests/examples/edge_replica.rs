@@ -282,7 +282,7 @@ fn bad_route_is_reported_and_others_still_come() {
     assert!(!printed.contains(SECRET), "{printed}");
 }
 
-/// Before any write.
+/// Each mistake is reported before any write.
 #[test]
 fn mistakes_are_reported() {
     let node = Node::new(NatsServer::shared());

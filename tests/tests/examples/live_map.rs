@@ -160,7 +160,7 @@ fn watcher_survives_its_server() {
     assert_eq!(registered, [format!("service.web.1: 10.0.0.1:80 (version {first})"), change, new]);
 }
 
-/// Before any write.
+/// Each mistake is reported before any write.
 #[test]
 fn mistakes_are_reported() {
     let registry = example(NatsServer::shared());

@@ -253,8 +253,8 @@ async fn opening_waits_for_the_state_until_its_deadline() -> Outcome {
     Ok(())
 }
 
-/// The status reports that a server is away, and since when. Writes of others during an outage, and
-/// while only the followers cannot reach the server, arrive in the end.
+/// The status reports that the server is unreachable, and since when. Writes of other processes
+/// arrive in the end: during an outage, and while only the followers cannot reach the server.
 #[tokio::test]
 async fn live_values_and_maps_outlive_their_server() -> Outcome {
     let mut server = NatsServer::start();

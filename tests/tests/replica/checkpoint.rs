@@ -98,7 +98,7 @@ async fn new_replica_of_a_storage_delivers_missed_updates() {
         assert_eq!(disk.cursor(), end);
         write(&store, &["c=1", "-a"]).await;
         let mut follower = follow(&store, &disk);
-        // It knows its progress from the start.
+        // The replica knows its progress from the start.
         let applied = async || follower.monitor.progress().applied == end;
         eventually("the place is told", applied).await;
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "-a", "."]);

@@ -55,7 +55,7 @@ impl World {
     /// up to it was applied, or a newer one is still to come.
     fn check(&mut self, cursor: Option<WatchCursor>) {
         let Some(cursor) = cursor.filter(|it| self.incarnation == Some(*it.incarnation())) else {
-            // A checkpoint of a deleted store, but the writers' book is that of the new one.
+            // The checkpoint is of a deleted store, and the recorded writes are of the new one.
             return;
         };
         let newest: HashMap<&Key, u64> =

@@ -2,7 +2,7 @@
 //!
 //! No queue exists between the writers and a watch. The reader pulls from the log. A slow reader
 //! therefore skips superseded entries, and uses no memory for them. A watch waits only for a
-//! change, and for the next expiry, because no other operation may apply that expiry.
+//! change, and for the next expiry, because perhaps no other operation applies that expiry.
 
 use std::mem;
 use std::ops::ControlFlow;

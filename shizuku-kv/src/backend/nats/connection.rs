@@ -407,7 +407,7 @@ impl Connection for NatsConnection {
                 })
             };
             drop(ends);
-            // Ends the client's task. It fails only where that has ended already.
+            // Ends the client's task. It fails only if the task has already ended.
             let _ = timeout(deadline.limit(), client.drain()).await;
             flushed.and(released)
         })

@@ -40,7 +40,7 @@ pub(super) struct DeleteOnDrop {
 }
 
 impl DeleteOnDrop {
-    /// Registers the consumer. To be called before its creation is sent.
+    /// Registers the consumer. Must be called before its creation is sent.
     pub(super) fn new(link: &Arc<Link>, stream: &str, name: &str) -> Self {
         let subject = link.space().api(&format!("CONSUMER.DELETE.{stream}.{name}"));
         link.consumers().add(subject.clone());

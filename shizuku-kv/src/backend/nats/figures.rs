@@ -19,9 +19,9 @@ const OPERATION: &str = "figures";
 
 /// Number of subjects to skip in a listing that needs only the total: more than any stream has.
 const BEYOND: u32 = 2_000_000_000;
-/// Maximum number of counts until no write comes between a count and its position. In a scope that
-/// is written all the time the last count is used. It may be lower than the position implies, and a
-/// follower then reads the store again.
+/// Maximum number of counts. A count is repeated if a write came between it and its position. In a
+/// scope that is written all the time, the last count is used. It may be lower than the position
+/// implies, and a follower then reads the store again.
 const COUNTS: usize = 4;
 
 pub(super) async fn figures(
@@ -53,7 +53,7 @@ pub(super) async fn figures(
         if newest <= info.last_sequence() {
             break;
         }
-        // The key of a write between the two answers may not be counted.
+        // The count may lack the key of a write between the two answers.
         (info, keys) = counted(core, &filters[0], deadline).await?;
         newest = leader::newest(core, OPERATION, &filters, deadline).await?;
     }

@@ -37,7 +37,7 @@ pub struct StorageCheck {
     pub clause: &'static str,
     /// The requirements of the check. Without one of them the check is not applicable.
     pub needs: &'static [StorageNeed],
-    /// The check itself. It blocks.
+    /// The function that runs the check. It blocks its thread.
     pub run: fn(&StorageFixture) -> CheckResult,
 }
 
@@ -54,7 +54,7 @@ macro_rules! storage_checks {
 }
 pub(super) use storage_checks;
 
-/// Converts an error where the check expected success.
+/// Converts the error of an operation that the check expected to succeed.
 impl From<StorageError> for CheckFailure {
     #[track_caller]
     fn from(error: StorageError) -> Self {

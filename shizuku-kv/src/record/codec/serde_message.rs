@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn message_of_the_type_is_kept() {
-        // The tests of the codecs have the common forms.
+        // The tests of the codecs cover the common forms.
         for (message, kept) in [
             (
                 "invalid type: string \"\\\"`\\\\\", expected u16",

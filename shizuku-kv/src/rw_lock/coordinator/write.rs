@@ -105,7 +105,7 @@ impl Coordinator {
         match written {
             Ok(version) => {
                 self.contention.wrote();
-                // The answers do not need the record.
+                // Moved, because the answers to the requests do not need the record.
                 self.cache.written(std::mem::take(&mut batch.record), version);
                 self.conclude(batch).await;
             }

@@ -114,7 +114,7 @@ impl Kind {
         }
     }
 
-    /// Returns the entry that this leaves, without its versions and times.
+    /// Returns the entry that this write leaves, without its versions and times.
     fn blank(self, plan: Plan, value: &[u8]) -> Write {
         let write = match self {
             Self::Purge => blank(plan.purged(), &[]),

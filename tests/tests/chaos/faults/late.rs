@@ -96,7 +96,7 @@ async fn watch_at_late_replica_has_acknowledged_writes() {
         }
         let mut watch = store.watch_from(WatchScope::All, before).await.unwrap();
         assert_eq!(state(&mut watch).await.get(&key), Some(&last), "{number}, resumed");
-        // A consumer whose replica does not have the cursor yet must not go back behind it.
+        // A replica that does not have the cursor yet delivers no entry up to it again.
         let last = store.put("last", "value").await.unwrap();
         let mut watch = store.watch(WatchScope::key("last").unwrap()).await.unwrap();
         assert_eq!(state(&mut watch).await.get("last").copied(), last.as_u64());

@@ -139,7 +139,7 @@ fn service_starts_with_the_stored_value() {
     assert!(!service.terminate().contains(SECRET));
 }
 
-/// Before any write.
+/// Each mistake is reported before any write.
 #[test]
 fn mistakes_are_reported() {
     let example = example(NatsServer::shared());

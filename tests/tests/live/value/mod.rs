@@ -158,7 +158,7 @@ async fn deletion_leaves_the_last_value_or_none() -> Outcome {
             panic!("{live:?}")
         };
         assert_eq!(tombstone, Some((KvOperation::Delete, deleted)));
-        // The last value or a default is not the store's, and `None` is.
+        // `None` is the state of the store. The last value or a default is not.
         assert_eq!((live.load().size, live.status().is_current()), (1, false));
         assert!(!Pool::live_or_default(&store).await?.status().is_current());
         until(&optional, |optional| {
@@ -204,7 +204,7 @@ async fn opening_without_good_value_is_as_its_method_says() -> Outcome {
     Ok(())
 }
 
-/// Handles, changes and statuses are all handles.
+/// Clones, streams of changes and streams of statuses are handles, too.
 #[tokio::test]
 async fn last_handle_ends_the_task_and_its_consumer() -> Outcome {
     let server = NatsServer::shared();
@@ -263,7 +263,7 @@ async fn closed_connection_ends_live_values_and_maps() -> Outcome {
         assert!(matches!(state, LiveMapSyncState::Ended { .. }), "{users:?}");
         assert!(!users.status().is_current());
         assert!(users.snapshot().keys().map(|key| key.id).eq([1]));
-        // The end is returned for every call.
+        // Every later call returns the end.
         while statuses.next().await.is_some() {}
         for _ in 0..3 {
             assert!(changes.next().await.is_none() && statuses.next().await.is_none());

@@ -57,8 +57,8 @@ async fn rounds_of_all_outcomes_leave_no_task() {
     tasks_return_to(before).await;
 }
 
-/// The sessions ahead of a claim are watched, also of a rejected one in case it comes back. In a
-/// deleted store, or under a foreign record, that has no end.
+/// The failure detector watches the sessions ahead of a claim, even of a rejected one in case it
+/// comes back. In a deleted store, or under a foreign record, such watches would never end.
 #[tokio::test(start_paused = true)]
 async fn claim_without_a_record_leaves_no_task() {
     for (waits, is_deleted) in [(false, true), (true, true), (false, false)] {

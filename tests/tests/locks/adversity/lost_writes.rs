@@ -67,8 +67,8 @@ async fn break_without_acknowledgement_breaks_once() {
     within(2, "the last is granted", last).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Otherwise a live process without a guard would hold the lock for ever: with a caller that waits
-/// for the release, and without one.
+/// Without a retry, a live process without a guard would hold the lock for ever. Each fault occurs
+/// with a caller that waits for the release, and without one.
 #[tokio::test(start_paused = true)]
 async fn failed_release_is_retried() {
     let fates = [Fate::Rejected(full()), Fate::Rejected(broken()), Fate::Late];
@@ -120,8 +120,9 @@ async fn failed_claim_is_granted_or_leaves_no_trace() {
     }
 }
 
-/// It is unknown whether the claim is in the record. The claim is dropped, or rejected because
-/// finding out fails permanently. Otherwise it would hold the lock for a live process.
+/// The outcome of the claim's write is unknown. The caller drops the claim, or it is rejected
+/// because finding out fails permanently. Left in the record, it would hold the lock for a live
+/// process.
 #[tokio::test(start_paused = true)]
 async fn claim_of_unknown_write_leaves_no_trace() {
     for (fate, is_rejected) in [Fate::Unanswered, Fate::Lost, Fate::Late]

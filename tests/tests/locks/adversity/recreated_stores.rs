@@ -17,7 +17,7 @@ async fn on_both(test: impl AsyncFn(World)) {
     test(World::on_nats().await).await;
 }
 
-/// Lease of the processes, which a short stall of the machine does not end.
+/// Lease of the processes, so long that a short stall of the machine does not end it.
 const LONG: Duration = Duration::from_secs(3);
 
 /// Makes changes, so that the versions of a new store are far lower.

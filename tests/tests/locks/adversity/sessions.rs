@@ -45,8 +45,8 @@ async fn dead_session_purged_from_stream_is_evicted() {
     within(15, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Otherwise a process without a session key would continue until the end of its lease. The key is
-/// deleted, or lost without a trace.
+/// A process whose session key was deleted, or lost without a trace, would otherwise continue until
+/// the end of its lease.
 #[tokio::test(start_paused = true)]
 async fn holder_without_session_key_is_notified_at_renewal() {
     for is_deleted in [true, false] {

@@ -19,7 +19,7 @@ async fn short_lived_process_is_granted_lock_of_dead_one() {
         let _held = dead.lock().write().await.unwrap();
         dead.faults.crash();
         let options = LockOptions::new().lease(LEASE).wait(LEASE / 20);
-        // Not before the lease is over, and at once after that, unless dead waiters are in the way.
+        // The lock is granted once the lease is over, or later if dead waiters are ahead.
         let most = if waits { 5 } else { 3 };
         for rejected in 0.. {
             let [process] = world.processes().await;

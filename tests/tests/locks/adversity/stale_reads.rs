@@ -30,8 +30,8 @@ async fn behind() -> Behind {
     Behind { world, one, _alive: alive, held, theirs }
 }
 
-/// Otherwise a process would miss its own grant, and notify its holder of a lost lock. The watch
-/// delivers the current record.
+/// A process that uses the stale record would miss its own grant, and notify its holder of a lost
+/// lock. The watch delivers the current record.
 #[tokio::test(start_paused = true)]
 async fn stale_record_does_not_revoke_a_grant() {
     let Behind { world, one, held, theirs, .. } = behind().await;
@@ -84,7 +84,7 @@ async fn waiter_queues_once_despite_stale_record() {
 /// A claim is dropped while its write is in transit, and the read result is older than the version
 /// that the write replaces. The other version must not prove that the write cannot land any more.
 /// If the watch delivers nothing either, the coordinator must not end before it knows. Otherwise a
-/// live process would hold a lock that no guard there knows of.
+/// live process would hold a lock for which it has no guard.
 #[tokio::test(start_paused = true)]
 async fn stale_record_does_not_resolve_a_write_in_flight() {
     for hears in [true, false] {
@@ -109,9 +109,9 @@ async fn stale_record_does_not_resolve_a_write_in_flight() {
     }
 }
 
-/// Otherwise an operator would be told that a lock is broken whose newest grant the old record does
-/// not have. Breaks with a process that has seen the newer record, with one that sees the lock for
-/// the first time, and with one whose reads stay stale.
+/// A break of the old record would report the lock as broken, although that record does not have
+/// the newest grant. Breaks with a process that has seen the newer record, with one that sees the
+/// lock for the first time, and with one whose reads stay stale.
 #[tokio::test(start_paused = true)]
 async fn break_after_stale_read_revokes_present_holders() {
     for (has_seen, catches_up) in [(true, true), (false, true), (true, false)] {
@@ -139,9 +139,9 @@ async fn break_after_stale_read_revokes_present_holders() {
     }
 }
 
-/// A renewal fails once, and the answering server then has an old one, or does not know the session
-/// yet. Otherwise a process would attribute its own entry to another, or consider its session
-/// removed, and give up all of its locks.
+/// A renewal fails once, and the answering server then has an old entry, or does not know the
+/// session yet. Otherwise a process would attribute its own entry to another, or consider its
+/// session removed, and give up all of its locks.
 #[tokio::test(start_paused = true)]
 async fn stale_or_missing_renewal_does_not_end_a_session() {
     for is_known in [true, false] {

@@ -53,7 +53,7 @@ pub(crate) struct Write {
     pub(crate) held_until: u64,
 }
 
-/// An impossible event, and its place.
+/// An impossible event, with the time or position of its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) what: String,

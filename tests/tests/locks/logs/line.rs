@@ -15,7 +15,7 @@
 //! | `accepted VERSION`, `rejected NEWEST` | its outcome; a write with the token `NEWEST` came before |
 //! | `not-written WHY`, `unknown WHY` | it was not written, or the outcome is unknown |
 //! | `downgraded HELD` | the hold continues as a reader's |
-//! | `leaving HELD` | the last look before the release |
+//! | `leaving HELD` | the last check before the release |
 //! | `released`, `lost WHY` | `release` reported that it was held to the end, or lost |
 //! | `let-go HOW` | it was released in another way, or the outcome is unknown |
 //! | `not-granted WHY` | because of faults or other processes |

@@ -36,7 +36,7 @@ async fn shutdown_releases_locks_and_ends_sessions() {
         other(resource).try_write().await.unwrap().release().await.unwrap();
     }
     assert!(other("busy").inspect().await.unwrap().waiting.is_empty());
-    // Otherwise others would wait for as long as a lease. Only `busy` has a session left.
+    // Other processes would wait for the lease of each session. Only `busy` has one left.
     assert_eq!(
         around.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap().len(),
         1

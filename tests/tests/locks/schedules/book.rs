@@ -30,11 +30,11 @@ impl fmt::Display for Who {
 
 struct Pages {
     began: Instant,
-    /// The holders, or those that believe that they hold. A crashed one stays.
+    /// The workers that hold a lock, or believe that they do. A crashed worker stays.
     holders: Vec<(Who, Guard)>,
     logs: BTreeMap<u64, Vec<Line>>,
     events: Vec<String>,
-    /// Violations that the checker does not know, each with its position.
+    /// Violations that the checker cannot detect, each with its position.
     wrong: Vec<(u64, String)>,
 }
 

@@ -16,7 +16,7 @@ const LEASE: Duration = Duration::from_secs(1);
 async fn comes_back(seed: u64) -> bool {
     let connection = connect("memory:").await.expect("memory");
     let store = connection.store("locks").await.expect("a store");
-    // Never.
+    // Draws no random fault.
     let rates = Rates { often: 1 << 60, slowest: 100 };
     let link = Link::new(Random::new(seed, "link"), rates);
     let store = linked(&store, &link, Broken::Nothing).with_deadline(Duration::from_secs(5));

@@ -48,7 +48,7 @@ async fn operations_without_a_server_end_by_their_deadline() {
     let ends =
         operations(&connection, &store, [version; 2]).into_iter().map(async |(what, operation)| {
             let error = within(SHORT, what, operation).await.expect_err(what);
-            // No request was sent, so that no outcome is unknown.
+            // No outcome is unknown, because no request was sent.
             assert!(
                 matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }),
                 "{what}: {error:?}"

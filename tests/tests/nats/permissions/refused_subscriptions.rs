@@ -13,7 +13,7 @@ async fn connect_without_the_inbox_right_is_unauthorized() {
         publish: \">\", subscribe: { allow: \">\", deny: \"_INBOX.>\" } } } ] }";
     for (section, prefix, named) in [
         (Rights::publish([">"]).subscribe(["_INBOX_app.>"]).section(), None, "_INBOX.>"),
-        // `$JS.API.INFO`, by which the library finds out, is not allowed.
+        // The user may not send `$JS.API.INFO`, with which the library detects a denial.
         (Rights::publish(["other"]).subscribe(["other"]).section(), None, "_INBOX.>"),
         (allowed_but_denied.to_owned(), None, "_INBOX.>"),
         (

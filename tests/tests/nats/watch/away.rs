@@ -30,7 +30,7 @@ async fn watched(server: &NatsServer) -> Option<(Store, Watch)> {
     Some((store, watch))
 }
 
-/// Writes more than one request for messages takes.
+/// Writes more messages than one request for messages delivers.
 async fn fill_a_request(store: &Store) {
     let blob = vec![b'x'; 900 * 1024];
     for number in 0..12 {
@@ -38,8 +38,8 @@ async fn fill_a_request(store: &Store) {
     }
 }
 
-/// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Reads
-/// further, and fails if an entry after the deletion arrives without it.
+/// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Then reads
+/// the watch, and fails if it delivers a later entry before the deletion.
 async fn learns_of_a_deletion_without_a_trace(store: &Store, mut watch: Watch) {
     store.delete("victim").await.unwrap();
     eventually("nothing is left", async || store.entry("victim").await.unwrap().is_none()).await;

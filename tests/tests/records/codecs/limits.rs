@@ -1,4 +1,4 @@
-//! Lengths that lie, and nesting: no bytes exhaust memory or the stack.
+//! False lengths, and nesting: no bytes exhaust memory or the stack.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

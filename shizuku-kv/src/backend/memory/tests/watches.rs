@@ -76,7 +76,7 @@ async fn cursor_has_the_time_of_its_entry() {
     assert_eq!(watch.cursor().unwrap().as_of(), created);
 }
 
-/// The suite begins to wait only after the end.
+/// The conformance suite covers only a wait that begins after the end.
 #[tokio::test(start_paused = true)]
 async fn waiting_watch_ends_with_its_store_or_connection() {
     for is_shutdown in [false, true] {
