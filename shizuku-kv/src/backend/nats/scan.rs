@@ -422,7 +422,11 @@ impl Scan {
                 // deleted.
                 Ok(consumer)
                     if core.consistency == ReadConsistency::Leader
-                        && consumer.lag(&info) != Lag::None => {}
+                        && consumer.lag(&info) != Lag::None =>
+                {
+                    drop(consumer);
+                    pause(&mut pauses, self.operation, deadline).await?;
+                }
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
                         // The store may have been recreated between the stream information and the
@@ -438,7 +442,7 @@ impl Scan {
                     return Ok(());
                 }
                 Err(error) if error.code == 503 => {
-                    pause(&mut pauses, self.operation, deadline).await?
+                    pause(&mut pauses, self.operation, deadline).await?;
                 }
                 Err(error) => return Err(error.into_error(self.operation, &core.bucket.name)),
             }

@@ -107,7 +107,7 @@ struct NatsWatch {
     state: State,
     /// `None` after a sign of life, so that the next loss begins with the first pause.
     pauses: Option<ExponentialBackoff>,
-    /// Part of the names of this watch's consumers, with the number of created consumers.
+    /// Part of the names of this watch's consumers, with the number of attempts to create one.
     id: String,
     consumers: u64,
     /// Incarnation of the store, from the cursor or from the first stream information.

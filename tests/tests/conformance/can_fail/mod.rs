@@ -381,8 +381,12 @@ const FAULTS: &[(Fault, &[&str])] = &[
 const UNBREAKABLE: [&str; 2] =
     ["invalid_keys_are_refused_by_reads", "a_prefix_of_no_key_is_invalid"];
 
-/// Timeout of a check: long enough for values to expire, and short for checks that hang.
-const DEADLINE: Duration = Duration::from_secs(6);
+/// Timeout of a check, long enough for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Timeout of a check of a broken store: long enough for values to expire, and short for checks
+/// that hang.
+const BROKEN_DEADLINE: Duration = Duration::from_secs(12);
 
 async fn run(fault: Fault, names: &[&str]) -> Report {
     let wrapped = move || async move {
@@ -390,7 +394,11 @@ async fn run(fault: Fault, names: &[&str]) -> Report {
         Ok(broken(inner, fault))
     };
     // Most failing checks fail by hanging, so all of them run at the same time.
-    let suite = Suite::connecting(wrapped).deadline(DEADLINE).concurrency(500);
+    let deadline = match fault {
+        Fault::None | Fault::Modest => DEADLINE,
+        _ => BROKEN_DEADLINE,
+    };
+    let suite = Suite::connecting(wrapped).deadline(deadline).concurrency(500);
     names.iter().fold(suite, |suite, name| suite.only(*name)).run().await
 }
 

@@ -169,13 +169,11 @@ impl NatsWatch {
         spec: &Spec,
         deadline: Deadline,
     ) -> KvResult<Result<OrderedConsumer, ApiError>> {
-        // The name stays the same until the consumer exists, so that a creation whose answer was
-        // lost leaves one consumer, not two.
+        // The server may execute the deletion after a failed creation later than the next creation.
         let name = format!("shizuku-{}-{}", self.id, self.consumers);
+        self.consumers += 1;
         let link = Arc::clone(&self.core.link);
-        let created = OrderedConsumer::create(link, OPERATION, spec, name, deadline).await?;
-        self.consumers += u64::from(created.is_ok());
-        Ok(created)
+        OrderedConsumer::create(link, OPERATION, spec, name, deadline).await
     }
 
     /// Adopts the number of keys that the consumer delivers first. From here on, a purge of one of
