@@ -305,9 +305,9 @@ impl Watch {
     /// Returns true if the caught-up marker may come: all keys that were live all the time have
     /// been delivered.
     pub(super) fn may_catch_up(&self, bucket: &Bucket) -> bool {
-        let is_owed =
+        let is_pending =
             |key| self.from_state && !self.came.has(key) && bucket.lives_since(key, self.start);
-        !self.caught_up && self.reached(bucket) >= self.start && !self.scope.iter().any(is_owed)
+        !self.caught_up && self.reached(bucket) >= self.start && !self.scope.iter().any(is_pending)
     }
 
     /// Delivers an entry, and returns its cursor.

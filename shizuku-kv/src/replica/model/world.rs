@@ -367,7 +367,7 @@ impl Model for World {
             }),
             Property::sometimes(VANISHED_AND_BACK, |_, state: &State| {
                 let lives = |key| state.bucket.value_at(key, state.bucket.last()).is_some();
-                state.is_resyncing() && state.replica.owed.iter().any(lives)
+                state.is_resyncing() && state.replica.pending.iter().any(lives)
             }),
             Property::sometimes(CRASH_IN_REPAIR, |_, state: &State| {
                 let Replica { storage, run, .. } = &state.replica;

@@ -144,11 +144,11 @@ impl NatsWatch {
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
         self.set_floor(&look, true);
-        let owed = read.map(|read| self.read_by_name(read, &look));
+        let outstanding = read.map(|read| self.read_by_name(read, &look));
         if !self.caught_up {
             let mut state = self.level_state(&spec, &look);
             state.begin(&consumer, spec.start, &look);
-            self.sync_state(state, &consumer, owed, deadline).await?;
+            self.sync_state(state, &consumer, outstanding, deadline).await?;
         }
         self.started(&look);
         Ok(consumer)
@@ -206,19 +206,19 @@ impl NatsWatch {
         })
     }
 
-    /// Queues the caught-up marker if the state is complete already. `owed` has the subjects that a
-    /// read by name left to the consumer.
+    /// Queues the caught-up marker if the state is complete already. `outstanding` has the subjects
+    /// that a read by name left to the consumer.
     async fn sync_state(
         &mut self,
         state: StateSync,
         consumer: &OrderedConsumer,
-        owed: Option<HashSet<String>>,
+        outstanding: Option<HashSet<String>>,
         deadline: Deadline,
     ) -> KvResult<()> {
         let position = self.position;
         let state = self.state_sync.insert(state);
-        let is_complete = match owed {
-            Some(owed) => state.was_read(owed),
+        let is_complete = match outstanding {
+            Some(outstanding) => state.was_read(outstanding),
             // No message was waiting, so that the consumer may never deliver one.
             None if consumer.pending_at_start == 0 => state.is_empty(position, deadline).await?,
             None => false,
@@ -244,13 +244,13 @@ impl NatsWatch {
     fn read_by_name(&mut self, mut read: Vec<StreamMessage>, look: &StreamInfo) -> HashSet<String> {
         let end = look.last_sequence();
         let later = read.extract_if(.., |message| message.sequence > end);
-        let owed = later.map(|message| self.core.subject(&message.key)).collect();
+        let outstanding = later.map(|message| self.core.subject(&message.key)).collect();
         read.sort_unstable_by_key(|message| Reverse(message.sequence));
         self.initial = read;
         self.position = end;
         self.as_of = if look.messages() == 0 { look.now() } else { look.last_time() };
         self.from_state = false;
-        owed
+        outstanding
     }
 
     /// Checks that the watch can resume without a gap.
