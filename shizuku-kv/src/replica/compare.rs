@@ -314,7 +314,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         tracing::debug!(store = self.store.name(), %error, "a replica cannot be compared with its store for now");
         // A failed listing has no result, so the next look may list again.
         self.comparison.not_before = Instant::now();
-        self.tools.progress.send_if_modified(|progress| {
+        self.context.progress.send_if_modified(|progress| {
             let reported = progress.comparison_error.as_ref().map(ToString::to_string);
             let is_new = reported != Some(error.to_string());
             progress.comparison_error = Some(Arc::new(error.clone()));
@@ -347,7 +347,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     pub(super) async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.tools.stop.cancelled() => None,
+            () = self.context.stop.cancelled() => None,
             result = future => Some(result),
         }
     }
