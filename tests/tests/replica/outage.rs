@@ -235,9 +235,9 @@ async fn killed_server_is_awaited_and_no_update_is_lost() {
         assert!(!follower.monitor.progress().is_current() && follower.monitor.progress().running);
         server.restart();
         follower.current().await;
-        let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+        let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
         let other = format!("b.{round}=1");
-        write(&around, &[&other]).await;
+        write(&direct, &[&other]).await;
         all.extend(follower.asks.up_to(&other).await);
         expected.extend([word, other]);
     }
