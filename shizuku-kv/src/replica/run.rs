@@ -125,7 +125,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let Some((checkpoint, holds)) = self
-            .ask("looking up its place", |storage| {
+            .ask("reading its checkpoint", |storage| {
                 Ok((storage.checkpoint()?, !storage.is_empty()?))
             })
             .await?

@@ -100,7 +100,7 @@ async fn new_replica_of_a_storage_delivers_missed_updates() {
         let mut follower = follow(&store, &disk);
         // The replica knows its progress from the start.
         let applied = async || follower.monitor.progress().applied == end;
-        eventually("the place is told", applied).await;
+        eventually("the checkpoint is reported", applied).await;
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "-a", "."]);
         follower.stop().await;
         assert_eq!(disk.words(), ["b=1", "c=1"]);

@@ -223,7 +223,7 @@ async fn held_entries_without_a_checkpoint_are_resynced() {
     let mut script = Script::new();
     let disk = Disk::new();
     drop(holding(&mut script, &disk, &["a=1", "b=1"]).await);
-    disk.lose_place();
+    disk.lose_checkpoint();
     let mut follower = script.follow(&disk);
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
@@ -320,7 +320,7 @@ async fn applied_but_uncommitted_key_vanishes_too() {
     let (replica, _, _) = follower.stop().await;
     assert_eq!(disk.words(), ["c=1"]);
     // The uncommitted keys are settled.
-    disk.lose_place();
+    disk.lose_checkpoint();
     let mut follower = Follower::start(replica);
     script.accept().await.say(5, "c=1").say(6, ".");
     assert_eq!(follower.asks.done().await, ["."]);

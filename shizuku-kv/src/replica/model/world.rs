@@ -187,7 +187,7 @@ impl State {
     /// Returns true if the checkpoint covers only values that the storage holds and `apply` has in
     /// its state. A checkpoint of another bucket covers nothing. Keys that were written after the
     /// checkpoint do not matter, because their updates are still to come.
-    fn place_covers(&self) -> bool {
+    fn checkpoint_covers(&self) -> bool {
         let Some(checkpoint) = self.replica.storage.checkpoint else { return true };
         let (cursor, scope) = (checkpoint.at, checkpoint.scope);
         if cursor.incarnation != self.bucket.incarnation() {
@@ -344,7 +344,7 @@ impl Model for World {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(COVERS, |_, state: &State| state.place_covers()),
+            Property::always(COVERS, |_, state: &State| state.checkpoint_covers()),
             Property::always(IN_ORDER, |_, state: &State| !state.replica.faults.went_back),
             Property::always(DELETION_FIRST, |_, state: &State| {
                 !state.replica.faults.deletion_too_late

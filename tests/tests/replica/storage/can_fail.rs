@@ -45,7 +45,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::DeletionsFirst, &["the_last_change_of_a_key_counts"]),
     (Fault::StopsAtMarker, &["the_marker_changes_nothing"]),
     (Fault::ForgetsAtMarker, &["the_marker_changes_nothing"]),
-    (Fault::IgnoresEmptyCommits, &["a_commit_of_nothing_moves_the_place"]),
+    (Fault::IgnoresEmptyCommits, &["a_commit_of_nothing_moves_the_checkpoint"]),
     (Fault::ShortCommits, &["many_keys_fit_into_one_commit"]),
     (Fault::FewKeys, &["many_keys_fit_into_one_commit", "many_keys_come_over_many_commits"]),
     (Fault::OneForAll, &["storages_are_their_own"]),
@@ -65,24 +65,28 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["every_character_of_a_key_is_kept", "changes_of_other_keys_change_nothing"],
     ),
     // Checkpoints.
-    (Fault::KeepsPlace, &["a_commit_without_a_place_leaves_none"]),
-    (Fault::FirstPlace, &["the_place_is_that_of_the_last_commit"]),
-    (Fault::PlacesNeverGoBack, &["the_place_is_that_of_the_last_commit"]),
+    (Fault::KeepsCheckpoint, &["a_commit_without_a_checkpoint_leaves_none"]),
+    (Fault::FirstCheckpoint, &["the_checkpoint_is_that_of_the_last_commit"]),
+    (Fault::CheckpointsNeverGoBack, &["the_checkpoint_is_that_of_the_last_commit"]),
     (
-        Fault::PlacesWithoutScope,
-        &["places_come_back_as_they_were", "the_place_is_that_of_the_last_commit"],
+        Fault::CheckpointsWithoutScope,
+        &["checkpoints_come_back_as_they_were", "the_checkpoint_is_that_of_the_last_commit"],
     ),
-    (Fault::NoPlace, &["the_place_is_that_of_the_last_commit"]),
+    (Fault::NoCheckpoint, &["the_checkpoint_is_that_of_the_last_commit"]),
     // Reopening.
     (
         Fault::ForgetsAll,
-        &["everything_is_there_again", "no_place_stays_no_place", "many_keys_are_there_again"],
+        &[
+            "everything_is_there_again",
+            "no_checkpoint_stays_no_checkpoint",
+            "many_keys_are_there_again",
+        ],
     ),
-    (Fault::ForgetsPlace, &["everything_is_there_again"]),
-    (Fault::ForgetsLastPlace, &["everything_is_there_again"]),
+    (Fault::ForgetsCheckpoint, &["everything_is_there_again"]),
+    (Fault::ForgetsLastCheckpoint, &["everything_is_there_again"]),
     (Fault::ForgetsDeletions, &["what_was_deleted_stays_deleted"]),
-    (Fault::ForgetsLastCommit, &["everything_is_there_again", "no_place_stays_no_place"]),
-    (Fault::FindsPlaceAgain, &["no_place_stays_no_place"]),
+    (Fault::ForgetsLastCommit, &["everything_is_there_again", "no_checkpoint_stays_no_checkpoint"]),
+    (Fault::FindsCheckpointAgain, &["no_checkpoint_stays_no_checkpoint"]),
     (Fault::LosesOneAtOpening, &["everything_is_there_again"]),
     (Fault::OpensOnce, &["opening_again_and_again_changes_nothing"]),
 ];
@@ -119,7 +123,7 @@ async fn random_histories_find_faults_too() {
     for fault in [
         Fault::KeepsGreaterVersions,
         Fault::IgnoresDeletions,
-        Fault::KeepsPlace,
+        Fault::KeepsCheckpoint,
         Fault::FirstChangeCounts,
     ] {
         let report = suite(fault).only(RANDOM).histories(4).run().await;
