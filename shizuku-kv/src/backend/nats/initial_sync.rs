@@ -204,11 +204,11 @@ impl StateSync {
     pub(super) async fn receive(
         &mut self,
         subject: &str,
-        place: &DeliveryInfo,
+        delivery: &DeliveryInfo,
         consumer: &OrderedConsumer,
         deadline: Deadline,
     ) -> bool {
-        let sequence = place.stream_sequence;
+        let sequence = delivery.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
         if self.is_newest || sequence > self.floor {
             self.delivered.insert(subject);
@@ -216,11 +216,11 @@ impl StateSync {
         }
         let waiting = consumer.pending_at_start;
         was_complete
-            || self.lag == Lag::None && completes(place, waiting, self.bound)
+            || self.lag == Lag::None && completes(delivery, waiting, self.bound)
             || self.passes(|end| sequence == end)
             || self.outstanding.as_ref().is_some_and(HashSet::is_empty)
             // If no answer arrives, a later message asks again.
-            || self.lag.may_end_with(place, waiting, self.bound)
+            || self.lag.may_end_with(delivery, waiting, self.bound)
                 && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
     }
 
@@ -311,8 +311,8 @@ impl StateSync {
 /// Whether a message is the last one that was waiting for its consumer, and none was removed: as
 /// many have come as were waiting, none of them from behind `bound`, the end of the stream before
 /// the consumer was made.
-pub(super) fn completes(place: &DeliveryInfo, waiting: u64, bound: u64) -> bool {
-    place.consumer_sequence == waiting && place.stream_sequence <= bound
+pub(super) fn completes(delivery: &DeliveryInfo, waiting: u64, bound: u64) -> bool {
+    delivery.consumer_sequence == waiting && delivery.stream_sequence <= bound
 }
 
 /// The subjects that a listing or the initial state of a watch has delivered. They are stored as
@@ -334,8 +334,8 @@ impl Subjects {
         let hash = self.hash(subject);
         match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
             Entry::Occupied(_) => false,
-            Entry::Vacant(place) => {
-                place.insert(hash);
+            Entry::Vacant(vacant) => {
+                vacant.insert(hash);
                 true
             }
         }
@@ -361,18 +361,18 @@ mod tests {
 
     #[test]
     fn state_is_complete_only_if_no_message_can_be_missing() {
-        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
+        let delivery = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
             pending: 0,
         };
         // Three were waiting, the stream ended at 10.
-        assert!(completes(&place(3, 10), 3, 10));
+        assert!(completes(&delivery(3, 10), 3, 10));
         // At the end, but one was superseded and is still to come from behind it, whatever the
         // pending count is.
-        assert!(!completes(&place(2, 10), 3, 10));
-        assert!(!completes(&place(3, 11), 3, 10));
+        assert!(!completes(&delivery(2, 10), 3, 10));
+        assert!(!completes(&delivery(3, 11), 3, 10));
     }
 
     #[test]
