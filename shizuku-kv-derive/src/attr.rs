@@ -288,11 +288,11 @@ fn option(meta: &ParseNestedMeta<'_>) -> String {
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
-    if place.is_some() {
+fn once<T>(target: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
+    if target.is_some() {
         return Err(meta.error("this option is given twice: remove one"));
     }
-    *place = Some(value);
+    *target = Some(value);
     Ok(())
 }
 

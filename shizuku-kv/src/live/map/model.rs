@@ -185,8 +185,8 @@ impl World {
     }
 
     /// Reads some changes of a reader, or all of them.
-    fn read(&mut self, place: usize, most: usize) {
-        let observer = &mut self.observers[place];
+    fn read(&mut self, index: usize, most: usize) {
+        let observer = &mut self.observers[index];
         for _ in 0..most {
             let Some(change) = observer.reader.next(&self.table) else {
                 assert_eq!(observer.own, self.model);
@@ -226,11 +226,11 @@ impl World {
                 // One reader keeps up, one does not, and one is away for long.
                 7 => self.read(0, usize::MAX),
                 8 => self.read(1, 3),
-                _ => (0..2).for_each(|place| self.read(place, place + 1)),
+                _ => (0..2).for_each(|index| self.read(index, index + 1)),
             }
             self.check();
         }
-        (0..3).for_each(|place| self.read(place, usize::MAX));
+        (0..3).for_each(|index| self.read(index, usize::MAX));
     }
 }
 

@@ -390,7 +390,7 @@ impl<F: Format, C: SerializeTuple> SerializeTuple for Container<'_, F, C> {
     }
 }
 
-macro_rules! places {
+macro_rules! positions {
     ($($parts:ident)*) => {$(
         impl<F: Format, C: $parts> $parts for Container<'_, F, C> {
             type Ok = C::Ok;
@@ -410,7 +410,7 @@ macro_rules! places {
     )*};
 }
 
-places! { SerializeTupleStruct SerializeTupleVariant }
+positions! { SerializeTupleStruct SerializeTupleVariant }
 
 macro_rules! fields {
     ($($parts:ident)*) => {$(

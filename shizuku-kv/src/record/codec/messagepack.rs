@@ -47,11 +47,11 @@ pub fn from_bytes<T: CanDeserialize>(bytes: &Bytes) -> Result<T, DecodeError> {
     // Uses a reader, because only then the deserializer reports its position.
     let mut deserializer = Deserializer::new(bytes.as_ref());
     let read = bounds.read(&mut deserializer);
-    let place = bytes.len() - deserializer.get_ref().len();
+    let offset = bytes.len() - deserializer.get_ref().len();
     match read {
-        Ok(value) if place == bytes.len() => Ok(value),
-        Ok(_) => Err(DecodeError::new("MessagePack: more bytes after the value").at_offset(place)),
-        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(place)),
+        Ok(value) if offset == bytes.len() => Ok(value),
+        Ok(_) => Err(DecodeError::new("MessagePack: more bytes after the value").at_offset(offset)),
+        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(offset)),
     }
 }
 

@@ -47,11 +47,11 @@ pub fn from_bytes<T: CanDeserialize>(bytes: &Bytes) -> Result<T, DecodeError> {
     let bounds = Bounds::new(bytes.len());
     let mut deserializer = Deserializer::from_bytes(bytes);
     let read = bounds.read(&mut deserializer);
-    let place = bytes.len() - deserializer.finalize().map_or(0, <[u8]>::len);
+    let offset = bytes.len() - deserializer.finalize().map_or(0, <[u8]>::len);
     match read {
-        Ok(value) if place == bytes.len() => Ok(value),
-        Ok(_) => Err(DecodeError::new("postcard: more bytes after the value").at_offset(place)),
-        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(place)),
+        Ok(value) if offset == bytes.len() => Ok(value),
+        Ok(_) => Err(DecodeError::new("postcard: more bytes after the value").at_offset(offset)),
+        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(offset)),
     }
 }
 

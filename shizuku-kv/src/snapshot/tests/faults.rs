@@ -117,11 +117,11 @@ impl Run {
     }
 
     fn batch(&mut self, index: usize, batch: &[KvUpdate]) {
-        let place = cursor(index as u64);
+        let reached = cursor(index as u64);
         // Starts again if the writer had to be reopened.
         'again: loop {
             let mut next = self.point.clone();
-            next.cursor = Some(place);
+            next.cursor = Some(reached);
             batch.iter().for_each(|update| apply(&mut next.state, update));
             for update in batch {
                 if self.insist(|writer| writer.append(update)).is_err() {
@@ -129,7 +129,7 @@ impl Run {
                 }
             }
             self.maybe = Some(next.clone());
-            if self.insist(|writer| writer.checkpoint(Some(&place))).is_ok() {
+            if self.insist(|writer| writer.checkpoint(Some(&reached))).is_ok() {
                 (self.point, self.maybe) = (next, None);
                 return;
             }

@@ -431,7 +431,7 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn place(&self, path: &Path) -> Identity {
+    fn identity(&self, path: &Path) -> Identity {
         self.disk.with(|state| match state.names.get(path) {
             Some(node) if *node == self.node => Identity::Kept,
             Some(_) => Identity::Replaced,
@@ -440,7 +440,7 @@ impl DiskFile for SimFile {
     }
 
     fn look(&self, path: &Path) -> io::Result<(u64, Identity)> {
-        Ok((self.len()?, self.place(path)))
+        Ok((self.len()?, self.identity(path)))
     }
 
     fn copy_access(&self, _from: &Path) -> io::Result<()> {

@@ -81,8 +81,8 @@ impl Book {
     pub(crate) fn leave(&self, who: Who) -> Guard {
         let mut pages = self.pages();
         pages.check();
-        let place = pages.holders.iter().position(|(holder, _)| *holder == who);
-        let (_, guard) = pages.holders.swap_remove(place.expect("it is there"));
+        let index = pages.holders.iter().position(|(holder, _)| *holder == who);
+        let (_, guard) = pages.holders.swap_remove(index.expect("it is there"));
         pages.log(who, format!("leaving {}", guard.is_held()));
         guard
     }

@@ -145,9 +145,9 @@ async fn catching_up_with_many_rewritten_keys_lets_other_tasks_run() {
     store.put(key(7), "4").await.unwrap();
     let rest: Vec<String> = ready(&mut watch).await;
     let caught_up = rest.iter().position(|shown| shown == "caught up").unwrap();
-    let place = |wanted: &str| rest.iter().position(|shown| shown == wanted).unwrap();
-    assert!(place("k.00007=4") < caught_up);
-    assert!(place(&format!("{}=2", key(count - 1))) < caught_up);
+    let index = |wanted: &str| rest.iter().position(|shown| shown == wanted).unwrap();
+    assert!(index("k.00007=4") < caught_up);
+    assert!(index(&format!("{}=2", key(count - 1))) < caught_up);
     assert_eq!(rest.len(), count + 1);
 }
 

@@ -205,10 +205,10 @@ async fn changed_byte_of_a_value_is_damage() {
     let bytes = fs::read(&path).unwrap();
     let found =
         bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes());
-    let places = found.map(|(index, _)| index).collect::<Vec<_>>();
-    assert!(places.len() >= 2);
+    let offsets = found.map(|(offset, _)| offset).collect::<Vec<_>>();
+    assert!(offsets.len() >= 2);
     let mut damaged = bytes.clone();
-    places.iter().for_each(|checkpoint| damaged[*checkpoint] ^= 0x20);
+    offsets.iter().for_each(|offset| damaged[*offset] ^= 0x20);
     fs::write(&path, &damaged).unwrap();
     let storage = open(&path).await;
     let reader = storage.reader();
