@@ -250,7 +250,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         if compared == Compared::Waits {
             return;
         }
-        self.compare_at = self.next_look(compared);
+        self.compare_at = self.next_attempt(compared);
         collector.compare = self.compare_timer();
         if compared != Compared::Failed {
             self.comparison.failures = 0;

@@ -204,10 +204,10 @@ impl KvReader for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<StoreFigures>> {
         // An expired entry leaves a tombstone, and a watch that missed an expired tombstone ends.
-        let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
+        let figures = self.shared.with(Call::new("figures").by(deadline), |contents| {
             Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
         });
-        Box::pin(look)
+        Box::pin(figures)
     }
 
     fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {

@@ -144,8 +144,8 @@ impl OrderedConsumer {
 
     /// Returns the lag of a consumer whose creation was requested `since` before this stream
     /// information was read.
-    pub(super) fn lag_before(&self, look: &StreamInfo, since: Duration) -> Lag {
-        Lag::before(self.server.as_deref(), look, since)
+    pub(super) fn lag_before(&self, info: &StreamInfo, since: Duration) -> Lag {
+        Lag::before(self.server.as_deref(), info, since)
     }
 
     /// Awaits a request while the connection of the consumer exists.

@@ -150,9 +150,9 @@ impl StateSync {
     /// stream information was read.
     ///
     /// The first message of this consumer is the newest one of the key, whenever that was written.
-    pub(super) fn begin_key(&mut self, lag: Lag, look: &StreamInfo) {
+    pub(super) fn begin_key(&mut self, lag: Lag, info: &StreamInfo) {
         self.lag = lag;
-        self.incarnation = look.incarnation(&self.core.bucket.stream);
+        self.incarnation = info.incarnation(&self.core.bucket.stream);
         self.bound = u64::MAX;
         self.is_newest = lag == Lag::None;
         (self.behind, self.round) = (None, None);

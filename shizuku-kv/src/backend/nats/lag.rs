@@ -38,9 +38,9 @@ impl Lag {
 
     /// Returns the lag of a consumer whose creation was requested `since` before the stream
     /// information was read. The server of the consumer may have become the leader in between.
-    pub(super) fn before(consumer: Option<&str>, look: &StreamInfo, since: Duration) -> Self {
-        let has_led = || look.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
-        match Self::of(consumer, look.leader()) {
+    pub(super) fn before(consumer: Option<&str>, info: &StreamInfo, since: Duration) -> Self {
+        let has_led = || info.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
+        match Self::of(consumer, info.leader()) {
             Self::None if consumer.is_none() || has_led() => Self::None,
             _ => Self::Unknown,
         }

@@ -172,7 +172,7 @@ impl Process {
 
     /// Returns whether the process has no more requests.
     pub(super) fn is_done(&self) -> bool {
-        self.claims.iter().all(|standing| standing.is_final())
+        self.claims.iter().all(|state| state.is_final())
     }
 
     /// Returns the mode for which the process considers a claim to be granted, if it does.
@@ -193,8 +193,8 @@ impl Process {
     }
 
     /// Sets the wanted state of a claim, which then needs a write.
-    pub(super) fn want(&mut self, claim: usize, standing: ClaimState) {
-        self.claims[claim] = standing;
+    pub(super) fn want(&mut self, claim: usize, state: ClaimState) {
+        self.claims[claim] = state;
         (self.is_of_now, self.needs_no_change) = (false, false);
     }
 
@@ -230,14 +230,14 @@ impl Process {
                 }
             }
         }
-        for (claim, standing) in self.claims.iter().enumerate() {
+        for (claim, state) in self.claims.iter().enumerate() {
             let id = claim_id(self.number, claim);
             let Plan { mode, waits } = inputs.plan[claim];
             let claims = || Change::Claim {
                 claim: Claim { id, mode, label: None, extra: Extra::new() },
                 waits,
             };
-            match standing {
+            match state {
                 ClaimState::Requested => requested_changes.push((claims(), Some(claim))),
                 ClaimState::Deferred if found_over || self.known.claims().next().is_none() => {
                     requested_changes.push((claims(), Some(claim)));
@@ -384,7 +384,7 @@ impl Process {
                 (ClaimState::Downgrading, Outcome::Done) => ClaimState::Granted(LockMode::Read),
                 (ClaimState::Downgrading, _) => ClaimState::Lost,
                 (ClaimState::Leaving { .. }, _) => ClaimState::Left,
-                (standing, _) => standing,
+                (state, _) => state,
             };
         }
     }
@@ -403,7 +403,7 @@ impl Process {
                     ClaimState::Requested
                 }
                 (ClaimState::Granted(_), None) => ClaimState::Lost,
-                (standing, _) => standing,
+                (state, _) => state,
             };
         }
     }
@@ -421,9 +421,9 @@ impl Process {
         self.lose_answer();
         self.lose_renewal();
         self.status = status;
-        for standing in &mut self.claims {
-            if !standing.is_final() {
-                *standing = ClaimState::Lost;
+        for state in &mut self.claims {
+            if !state.is_final() {
+                *state = ClaimState::Lost;
             }
         }
     }
@@ -433,11 +433,11 @@ impl Process {
         self.strays.retain(|stray| stray.expected == server.version);
         let key = server.session(self.number);
         self.stray_renewals.retain(|expected| !key.is_over && *expected == key.version);
-        let looks = self.is_running() && self.waits();
+        let may_observe = self.is_running() && self.waits();
         for (other, observed) in self.observed.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
             let is_of_use = !renewed[other] || *observed == Some(Observation::Over);
-            if !looks || other == self.number || !is_of_use || !is_there() {
+            if !may_observe || other == self.number || !is_of_use || !is_there() {
                 *observed = None;
             }
         }

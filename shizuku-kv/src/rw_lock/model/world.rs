@@ -242,8 +242,8 @@ impl World {
                 actions.extend(server.is_free(number).then_some(Action::Open(number)));
                 continue;
             }
-            for (claim, standing) in process.claims.iter().enumerate() {
-                match standing {
+            for (claim, claim_state) in process.claims.iter().enumerate() {
+                match claim_state {
                     ClaimState::Deferred => actions.push(Action::GiveUp(number, claim)),
                     ClaimState::Idle => actions.push(Action::Ask(number, claim)),
                     ClaimState::Granted(_) => actions.push(Action::Release(number, claim)),
@@ -319,13 +319,13 @@ impl World {
             if may_renew && process.renewing.is_none() && process.holds(&inputs) {
                 actions.push(Action::Renew(number));
             }
-            for (claim, standing) in process.claims.iter().enumerate() {
+            for (claim, claim_state) in process.claims.iter().enumerate() {
                 if left.abandons > 0
-                    && matches!(standing, ClaimState::Requested | ClaimState::Queued)
+                    && matches!(claim_state, ClaimState::Requested | ClaimState::Queued)
                 {
                     actions.push(Action::Abandon(number, claim));
                 }
-                if *standing == ClaimState::Granted(LockMode::Write) {
+                if *claim_state == ClaimState::Granted(LockMode::Write) {
                     actions
                         .extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
                     let believes = process.believes(claim, &inputs).is_some();
@@ -384,7 +384,7 @@ impl World {
                 if processes[p]
                     .claims
                     .iter()
-                    .any(|standing| matches!(standing, ClaimState::Granted(_)))
+                    .any(|claim_state| matches!(claim_state, ClaimState::Granted(_)))
                 {
                     self.events.happened(Event::ResumedTooLate);
                 }

@@ -1,4 +1,5 @@
-//! Opening a watch of one key, which creates its consumer before it looks at the stream (ADR 0080).
+//! Opening a watch of one key, which creates its consumer before it requests the stream information
+//! (ADR 0080).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,8 @@ fn values(entries: &[KvEntry]) -> Vec<&[u8]> {
     entries.iter().map(|entry| entry.value.as_ref()).collect()
 }
 
-/// Two round trips: the creation, then the first request for messages together with the look.
+/// Two round trips: the creation, then the first request for messages together with the stream
+/// information.
 #[tokio::test]
 async fn watch_of_one_key_opens_in_two_round_trips() {
     let world = World::new(1).await;
@@ -161,7 +163,7 @@ async fn tombstone_and_empty_value_precede_the_marker() {
     assert!(state.len() == 1 && state[0].operation.is_deletion(), "{state:?}");
 }
 
-/// The consumer is in the deleted store, and the look is at the new one.
+/// The consumer is in the deleted store, and the stream information is of the new one.
 #[tokio::test]
 async fn store_recreated_during_opening_is_watched_anew() {
     for has_key in [false, true] {
