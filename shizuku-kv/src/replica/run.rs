@@ -237,7 +237,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     /// Reports a resync whose watch is open.
     fn report_resync(&self) {
         tracing::info!(store = self.store.name(), "resyncing a replica");
-        self.context.progress.send_modify(|progress| progress.repairs += 1);
+        self.context.progress.send_modify(|progress| progress.resyncs += 1);
     }
 
     /// Returns a timer for the next comparison.

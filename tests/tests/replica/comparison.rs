@@ -94,7 +94,7 @@ async fn busy_store_is_looked_at_and_not_listed() {
         assert_eq!(requests(&script), (before + 1, 0));
     }
     assert!(follower.monitor.progress().is_current());
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 
@@ -137,7 +137,7 @@ async fn listings_that_find_nothing_grow_rare() {
     assert_eq!(listed.len(), 6, "{listed:?}");
     assert!(requests(&script).0 >= 40);
     assert!(follower.monitor.progress().is_current());
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 
@@ -197,7 +197,7 @@ async fn same_store_is_recognized_after_an_outage() {
     tokio::time::sleep(INTERVAL * 3).await;
     settle().await;
     assert_eq!(requests(&script).1, 0);
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     assert!(follower.monitor.progress().is_current());
     follower.stop().await;
 }
@@ -224,7 +224,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
         assert_eq!(follower.asks.done().await, ["c=2"]);
         tokio::time::sleep(INTERVAL * 3).await;
         settle().await;
-        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
         assert!(follower.monitor.progress().is_current());
         follower.stop().await;
     }

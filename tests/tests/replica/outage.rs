@@ -242,7 +242,7 @@ async fn killed_server_is_awaited_and_no_update_is_lost() {
         expected.extend([word, other]);
     }
     assert_eq!(all, expected);
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     let (_, end, _) = follower.stop().await;
     assert_eq!(disk.cursor(), end);
     assert_eq!(disk.words().len(), 6);
