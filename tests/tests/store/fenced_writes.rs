@@ -115,7 +115,7 @@ async fn error_names_both_tokens_and_the_way_out() {
     fenced.put("a.key", "value", token(18)).await.unwrap();
     let error = fenced.put("a.key", "hunter2", token(17)).await.unwrap_err();
     let text = error.to_string();
-    for part in ["a.key", "17", "18", "refused", "take it again"] {
+    for part in ["a.key", "17", "18", "rejected", "take it again"] {
         assert!(text.contains(part), "{text}");
     }
     assert!(error.is_fenced() && !error.is_conflict() && !error.is_retryable(), "{text}");

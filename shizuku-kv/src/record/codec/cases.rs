@@ -182,15 +182,15 @@ fn failed_encoding_shows_no_part_of_the_value() {
         }
     }
 
-    for refused in [
+    for rejected in [
         Json::encode(&Refuses),
         #[cfg(feature = "messagepack")]
         MessagePack::encode(&Refuses),
         #[cfg(feature = "postcard")]
         Postcard::encode(&Refuses),
     ] {
-        assert_eq!(refused, Err(EncodeError::new("the type refuses to be serialized")));
+        assert_eq!(rejected, Err(EncodeError::new("the type refuses to be serialized")));
     }
-    let refused = Json::encode(&BTreeMap::from([((1, 2), 3)]));
-    assert_eq!(refused, Err(EncodeError::new("key must be a string")));
+    let rejected = Json::encode(&BTreeMap::from([((1, 2), 3)]));
+    assert_eq!(rejected, Err(EncodeError::new("key must be a string")));
 }

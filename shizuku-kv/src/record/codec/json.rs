@@ -39,8 +39,8 @@ impl Format for Reader {
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
     let limits = Limits::new(Reader);
     serde_json::to_vec(&limits.around(value)).map(Bytes::from).map_err(|error| {
-        match (limits.refusal(None), error.classify()) {
-            (Some(refusal), _) => EncodeError::new(format!("JSON: {refusal}")),
+        match (limits.rejection(None), error.classify()) {
+            (Some(rejection), _) => EncodeError::new(format!("JSON: {rejection}")),
             // A message of the type's own code can quote any part of the value.
             (None, Category::Data | Category::Io) => {
                 EncodeError::new("the type refuses to be serialized")

@@ -154,7 +154,7 @@ pub(super) struct Run {
     /// Vanished keys that have not been dropped, after they were looked up.
     pub(super) vanished: Option<Keys>,
     /// True if the cursor was rejected when it was last used.
-    refused: bool,
+    rejected: bool,
     /// The known tombstones: their number without keys, and those known by key.
     unnamed: Option<u64>,
     named: Keys,
@@ -203,7 +203,7 @@ impl Replica {
             applying: None,
             completing: false,
             vanished: None,
-            refused: false,
+            rejected: false,
             unnamed: self.storage.checkpoint().and_then(|checkpoint| checkpoint.tombstones()),
             named: Keys::default(),
             compared: !decisions.driver.compares_at_start,
@@ -232,9 +232,9 @@ impl Replica {
         run.cursor = run.from;
         if run.watch.is_none() {
             run.ended = Some(End::Expired);
-            self.faults.insisted |= run.refused;
+            self.faults.insisted |= run.rejected;
         }
-        run.refused = run.watch.is_none();
+        run.rejected = run.watch.is_none();
     }
 
     /// Receives the next update from the watch.
@@ -272,7 +272,7 @@ impl Replica {
         let Some(run) = &mut self.run else { return };
         run.watch = None;
         run.ended = Some(end);
-        run.refused &= end != End::Unavailable;
+        run.rejected &= end != End::Unavailable;
     }
 
     /// Does the first half of a batch of the collected updates.

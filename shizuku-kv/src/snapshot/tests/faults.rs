@@ -278,13 +278,13 @@ fn failed_compaction_is_retried_after_more_growth() {
     grow_to(&mut writer, threshold - 200);
     assert!(writer.last_compaction_error().is_none() && !writer.is_compacting());
     // The file of the compaction cannot be created. No other name is opened from here on.
-    disk.refuse_to_create(true);
+    disk.reject_new_files(true);
     grow_to(&mut writer, threshold);
     settle(&writer);
     let error = writer.last_compaction_error().unwrap().to_string();
     assert!(error.contains(".compact"), "{error}");
     let failed_at = writer.file_len();
-    disk.refuse_to_create(false);
+    disk.reject_new_files(false);
     grow_to(&mut writer, failed_at + failed_at / 2 - 200);
     settle(&writer);
     assert!(writer.last_compaction_error().is_some(), "it was tried too early");
