@@ -184,7 +184,7 @@ fn lengths_of_time() {
 }
 
 #[test]
-fn options_of_another_place_are_rejected() {
+fn options_of_another_position_are_rejected() {
     let rows = [
         (
             "#[kv(codec = json)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
@@ -361,7 +361,7 @@ fn attributes_that_break_the_round_trip() {
 
 /// The message marks the position itself if the compiler cannot point into the literal.
 #[test]
-fn place_in_a_literal_is_shown() {
+fn position_in_a_literal_is_shown() {
     let show = |text: &str| {
         let found = static_rejection(&format!("#[kv(key = {text:?})] struct A;"));
         found.split_once('\n').map(|(_, picture)| picture.to_owned())

@@ -54,7 +54,7 @@ fn requests(script: &Script) -> (usize, usize) {
 
 /// Uses the clock of the test.
 #[tokio::test(start_paused = true)]
-async fn busy_store_is_looked_at_and_not_listed() {
+async fn busy_store_is_counted_and_not_listed() {
     let mut script = Script::new();
     let (mut follower, feed) = scripted(&mut script, &Disk::new()).await;
     let (mut position, mut keys) = (2_u64, 2);
@@ -122,7 +122,7 @@ async fn key_that_arrives_late_is_counted_again_before_a_listing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn listings_that_find_nothing_grow_rare() {
+async fn fruitless_listings_become_rare() {
     let mut script = Script::new();
     let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
     let mut listed = Vec::new();

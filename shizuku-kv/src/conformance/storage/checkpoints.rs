@@ -19,10 +19,10 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
         "A checkpoint is the same in every byte: store, position, time and scope.",
     an_empty_storage_opens_again_as_one [Durable]
         "A storage without commits is empty when it is reopened.",
-    everything_is_there_again [Durable]
+    every_entry_is_found_again [Durable]
         "All commits are present when the storage is reopened: keys, versions, times and \
          checkpoint.",
-    what_was_deleted_stays_deleted [Durable]
+    a_deleted_key_stays_deleted [Durable]
         "A deleted or replaced entry does not come back when the storage is reopened.",
     no_checkpoint_stays_no_checkpoint [Durable]
         "After a commit without a checkpoint there is none, even when the storage is reopened. \
@@ -95,7 +95,7 @@ fn an_empty_storage_opens_again_as_one(fixture: &StorageFixture) -> CheckResult 
     subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "its first commit")
 }
 
-fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
+fn every_entry_is_found_again(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?], Some(checkpoint(3, 1)))?;
     subject.reopen()?;
@@ -109,7 +109,7 @@ fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
     subject.reopen()
 }
 
-fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
+fn a_deleted_key_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 900)?], Some(checkpoint(3, 1)))?;
     subject.commit([delete("a", 4)?, put("c", 5)?], Some(checkpoint(5, 1)))?;

@@ -222,7 +222,7 @@ const CALLS: [Call; 4] = [
 ];
 
 #[test]
-fn every_call_tells_that_the_file_was_changed() {
+fn every_call_reports_the_changed_file() {
     for (number, (change, says)) in CHANGES.into_iter().enumerate() {
         for (policy, (call, after)) in
             POLICIES.into_iter().flat_map(|it| CALLS.map(|call| (it, call)))

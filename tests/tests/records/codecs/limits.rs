@@ -86,7 +86,7 @@ fn refuses_length<C: Codec>(bytes: &[u8]) {
 }
 
 #[test]
-fn lengths_that_lie_reserve_nothing() {
+fn false_lengths_reserve_nothing() {
     // Arrays, maps, strings, bytes and extensions with the maximum length of 2^32 - 1.
     for first in [0xdd, 0xdf, 0xdb, 0xc6, 0xc9] {
         refuses_length::<MessagePack>(&[first, 0xff, 0xff, 0xff, 0xff]);

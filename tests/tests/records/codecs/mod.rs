@@ -271,7 +271,7 @@ struct More {
 
 /// Older code reads values of newer code, and vice versa.
 #[test]
-fn fields_can_be_added_and_taken_away() {
+fn fields_can_be_added_and_removed() {
     let before = Before { url: "x".to_owned(), port: 7 };
     let after = After {
         retries: Some(3),
