@@ -161,7 +161,7 @@ pub(crate) struct Contents {
     /// True if a request for the figures is rejected for lack of permission.
     pub(crate) refuses_figures: bool,
     /// Number of requests for its figures.
-    pub(crate) looks: usize,
+    pub(crate) figure_requests: usize,
     /// Number of listings of its keys.
     pub(crate) listings: usize,
     /// The newest entries, by their positions.
@@ -175,7 +175,7 @@ impl Contents {
     }
 
     fn figures(&mut self) -> KvResult<StoreFigures> {
-        self.looks += 1;
+        self.figure_requests += 1;
         if self.refuses_figures {
             return Err(KvError::unauthorized("figures", "no permission for figures"));
         }

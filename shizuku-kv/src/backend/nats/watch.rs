@@ -250,12 +250,12 @@ impl NatsWatch {
                     }
                     // A consumer on a replica that is behind begins at the end of that replica,
                     // which is before the requested position.
-                    Delivery::Message(_, place) if place.stream_sequence <= self.position => {
+                    Delivery::Message(_, delivery) if delivery.stream_sequence <= self.position => {
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
                         Ok(None)
                     }
-                    Delivery::Message(message, place) => self.receive(message, &place).await,
+                    Delivery::Message(message, delivery) => self.receive(message, &delivery).await,
                     Delivery::Idle => Box::pin(self.idle()).await,
                     Delivery::Denied(denial) => Err(denial.error(OPERATION)),
                     Delivery::Lost(reason) => match self.core.link.over(OPERATION) {

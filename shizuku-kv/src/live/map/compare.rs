@@ -10,11 +10,11 @@ use crate::store::{
 };
 use crate::watch::{Recent, UnverifiedPosition, Verification};
 
-/// Pause before another look if changes overtook the first one, or if it failed.
+/// Pause before another attempt if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Maximum number of overtaken looks before the store is read again.
-const LOOKS: u32 = 3;
+/// Maximum number of overtaken attempts before the store is read again.
+const ATTEMPTS: u32 = 3;
 
 /// Timeout for reaching a position while no update comes: the change there may have left the store
 /// before its turn.
@@ -33,10 +33,10 @@ pub(super) struct Comparison {
     recent: Recent,
     unverified: Option<UnverifiedPosition>,
     due: Option<Instant>,
-    /// A look whose position has not been reached, and the end of the wait for it.
+    /// Requested figures whose position has not been reached, and the end of the wait for it.
     asked: Option<(StoreFigures, Instant)>,
     agreed: Option<StoreFigures>,
-    looks: u32,
+    attempts: u32,
     /// The store is not read again before this moment.
     not_before: Instant,
     pause: Duration,
@@ -63,7 +63,7 @@ impl Comparison {
             due: Some(now),
             asked: None,
             agreed: None,
-            looks: 0,
+            attempts: 0,
             not_before: now,
             pause: interval,
         }
@@ -193,7 +193,7 @@ impl Comparison {
         let known = self.keys();
         let keys = figures.keys.unwrap_or_default();
         if known == keys {
-            self.looks = 0;
+            self.attempts = 0;
             let is_proven = !figures.reverts
                 || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
             if figures.has_shrunk(self.agreed.as_ref()) {
@@ -204,12 +204,12 @@ impl Comparison {
             return if is_proven { Verdict::Same } else { self.may_read() };
         }
         // A key whose first value was superseded before its turn is counted and has not arrived.
-        if known < keys && self.looks + 1 < LOOKS {
-            self.looks += 1;
+        if known < keys && self.attempts + 1 < ATTEMPTS {
+            self.attempts += 1;
             self.due = Some(Instant::now() + SOON);
             return Verdict::Same;
         }
-        self.looks = 0;
+        self.attempts = 0;
         self.may_read()
     }
 
@@ -228,13 +228,13 @@ impl Comparison {
             return Ok(Verdict::Same);
         }
         // A key that changes frequently may have changed meanwhile.
-        if self.looks + 1 < LOOKS {
-            self.looks += 1;
+        if self.attempts + 1 < ATTEMPTS {
+            self.attempts += 1;
             self.not_before = Instant::now();
             self.due = Some(Instant::now() + SOON);
             return Ok(Verdict::Same);
         }
-        self.looks = 0;
+        self.attempts = 0;
         Ok(Verdict::Differs)
     }
 
