@@ -70,7 +70,7 @@ async fn hand_over(bench: &Bench, effort: Effort) -> Vec<String> {
 async fn arrivals(bench: &Bench, count: usize) -> Duration {
     let key = Key::new("arriving").unwrap();
     let (store, _connection) = super::store(&bench.url).await;
-    let mut watch = store.watch(WatchScope::Key(key.clone())).await.unwrap();
+    let watch = store.watch(WatchScope::Key(key.clone())).await.unwrap();
     while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {}
     let mut times = Vec::new();
     for _ in 0..count {
