@@ -14,8 +14,8 @@ const OPERATIONS: usize = 1000;
 const ROUNDS: usize = 12;
 
 /// Starts operations on a connection that is silent and then breaks. A third ends by the deadline,
-/// and a third is dropped before. The writes have also looked up their outcomes, except those that a
-/// loaded machine has not sent by the deadline.
+/// and a third is dropped before. The writes have also looked up their outcomes, except those that
+/// a loaded machine has not sent by the deadline.
 async fn give_up(store: &Store, proxy: &TcpProxy) {
     proxy.stall();
     let impatient = store.with_deadline(Duration::from_millis(500));

@@ -24,9 +24,6 @@ use shizuku_kv_tests::{NatsServer, eventually, unique};
 /// Timeout of operations that take a moment if all is well.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// Deadline for opening a live value.
-const OPENING: Duration = Duration::from_secs(60);
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "area.{area}.user.{id}", codec = json)]
 struct User {
@@ -63,10 +60,9 @@ async fn write_all(store: &Store, users: &[User]) {
     }
 }
 
-/// Opens a live value. Many are opened at once, for which a loaded machine needs longer than the
-/// default deadline.
+/// Opens a live value. For many at once a loaded machine needs longer than the default deadline.
 async fn open(store: &Store, id: u32) -> Live<Option<User>> {
-    User::live_at_optional(&store.with_deadline(OPENING), key(id)).await.unwrap()
+    User::live_at_optional(&store.with_deadline(PATIENCE), key(id)).await.unwrap()
 }
 
 async fn consumers(server: &NatsServer, store: &Store) -> usize {
