@@ -135,7 +135,7 @@ impl NatsServerBuilder {
     ///
     /// # Panics
     ///
-    /// If no `nats-server` binary is found, or the server is not ready in 20 seconds or ends before
+    /// If no `nats-server` binary is found, or the server is not ready in 45 seconds or ends before
     /// it is. The message then has the end of the server's log.
     pub fn start(self) -> NatsServer {
         NatsServer::start_with(self)

@@ -51,4 +51,4 @@ pub use silence::TcpSilence;
 pub use suites::missed;
 pub use tls::{Identity, TestCerts};
 pub use unique::unique;
-pub use wait::eventually;
+pub use wait::{PATIENCE, eventually};

@@ -172,9 +172,9 @@ impl NatsServer {
     }
 
     /// Returns a page of the server's monitoring, such as `/jsz?consumers=true`. Returns `None` if
-    /// it does not answer at once.
+    /// it does not answer within [`PATIENCE`].
     pub async fn page(&self, path: &str) -> Option<Value> {
-        monitor::page(self.ports.monitoring, path).await
+        monitor::page_when_ready(self.ports.monitoring, path).await
     }
 
     /// Returns true if the server has been started, and was neither killed here nor ended by

@@ -32,6 +32,12 @@ fn per_entry(work: impl FnOnce()) -> f64 {
     measure(work).count_total as f64 / f64::from(ENTRIES)
 }
 
+/// Returns the minimum number of allocations per entry in three runs. Messages that arrive in more
+/// pieces, and heartbeats, need some more.
+fn least_per_entry(mut work: impl FnMut()) -> f64 {
+    (0..3).map(|_| per_entry(&mut work)).fold(f64::INFINITY, f64::min)
+}
+
 async fn filled(url: &str) -> (std::sync::Arc<dyn Connection>, Store) {
     let connection = connect(url).await.unwrap();
     let store = connection.store(&unique("bulk")).await.unwrap();
@@ -162,10 +168,10 @@ fn entries_from_nats_allocate_as_with_client_alone() {
     });
     // async-nats allocates most of it to parse a message: subject, reply, headers. The library adds
     // the key.
-    let library = per_entry(|| runtime.block_on(plain(&bucket)));
+    let library = least_per_entry(|| runtime.block_on(plain(&bucket)));
     for (name, allocations) in [
-        ("watch", per_entry(|| runtime.block_on(state(&store)))),
-        ("scan", per_entry(|| runtime.block_on(scan(&store)))),
+        ("watch", least_per_entry(|| runtime.block_on(state(&store)))),
+        ("scan", least_per_entry(|| runtime.block_on(scan(&store)))),
     ] {
         println!("{name}: {allocations}, async-nats: {library}");
         assert!(allocations <= library, "{name}: {allocations}, {library} with async-nats alone");

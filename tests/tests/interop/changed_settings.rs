@@ -11,7 +11,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::eventually;
 
-use super::{World, has_ttl, headers, history_of, next, next_entry, within};
+use super::{PATIENCE, World, has_ttl, headers, history_of, next, next_entry, within};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -343,7 +343,7 @@ async fn tells_a_reader_of_deletions(is_waiting: bool) {
     ours.delete("k").await.unwrap();
     eventually("tombstone and marker are gone", async || ours.entry("k").await.unwrap().is_none())
         .await;
-    let told = tokio::time::timeout(Duration::from_secs(7), watch.next()).await;
+    let told = tokio::time::timeout(PATIENCE, watch.next()).await;
     match told.expect("the reader is told") {
         Some(Err(KvError::CursorExpired { .. })) => {}
         Some(Ok(KvUpdate::Delete(entry))) if entry.key == "k" => {}

@@ -34,10 +34,7 @@ use shizuku_kv::{
     Connection, KvEntry, KvError, KvOperation, KvUpdate, ReadConsistency, Store, StoreConfig,
     VersionToken, Watch, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, unique};
-
-/// Timeout of all operations here.
-const PATIENCE: Duration = Duration::from_secs(20);
+use shizuku_kv_tests::{NatsServer, PATIENCE, unique};
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {

@@ -141,7 +141,9 @@ async fn purge_whose_marker_expires_leaves_the_key_absent() {
 
 #[tokio::test]
 async fn maximum_age_set_by_other_client_applies() {
-    let config = kv::Config { max_age: Duration::from_secs(1), ..kv::Config::default() };
+    // The values live until they are read.
+    let age = Duration::from_secs(3);
+    let config = kv::Config { max_age: age, ..kv::Config::default() };
     let (world, ours, theirs) = World::made_by_them(config).await;
     // The other client requested no markers, so that expiry is silent.
     assert!(!ours.capabilities().expiry_events);
@@ -151,7 +153,7 @@ async fn maximum_age_set_by_other_client_applies() {
     assert_eq!(listed(&ours).await, names([]));
     ours.create("k", "y").await.unwrap();
     assert_eq!(theirs.get("k").await.unwrap().unwrap(), "y");
-    let wanted = StoreConfig::new().max_age(Duration::from_secs(1));
+    let wanted = StoreConfig::new().max_age(age);
     world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
 }
 

@@ -140,11 +140,14 @@ async fn end_of_a_tombstone_is_not_delivered() {
     if !has_ttl(&world).await {
         return;
     }
-    let (_world, ours, _) = World::made_by_them(short_markers()).await;
+    // Long enough for a read to find a marker, and for a reader to be behind.
+    let lifetime = Some(Duration::from_secs(3));
+    let config = kv::Config { limit_markers: lifetime, ..kv::Config::default() };
+    let (_world, ours, _) = World::made_by_them(config).await;
     let mut watch = ours.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
-    // Reads continuously, because tombstones that live a second allow no reader to be behind by
-    // more.
+    // Reads continuously, because tombstones that live some seconds allow no reader to be behind
+    // by more.
     let (read, mut updates) = tokio::sync::mpsc::unbounded_channel();
     let reader = tokio::spawn(async move {
         loop {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use shizuku_kv::{Connection, KvError, Store, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
-use super::{ALONE, REST, allocated};
+use super::{ALONE, REST, allocated, allocated_at_most};
 
 /// Number of concurrent operations in a round.
 const OPERATIONS: usize = 1000;
@@ -14,10 +14,12 @@ const OPERATIONS: usize = 1000;
 const ROUNDS: usize = 12;
 
 /// Starts operations on a connection that is silent and then breaks. A third ends by the deadline,
-/// and a third is dropped before. Each of the writes has also looked up its outcome.
+/// and a third is dropped before. The writes have also looked up their outcomes, except those that
+/// a loaded machine has not sent by the deadline.
 async fn give_up(store: &Store, proxy: &TcpProxy) {
     proxy.stall();
-    let impatient = store.with_deadline(Duration::from_millis(300));
+    let impatient = store.with_deadline(Duration::from_millis(500));
+    let looked_up = std::cell::Cell::new(0);
     let operations = (0..OPERATIONS).map(async |number| match number % 3 {
         0 => {
             let got = impatient.get("key").await;
@@ -29,10 +31,15 @@ async fn give_up(store: &Store, proxy: &TcpProxy) {
         }
         _ => {
             let put = impatient.put("key", "value").await;
-            assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
+            match put {
+                Err(KvError::OutcomeUnknown { .. }) => looked_up.set(looked_up.get() + 1),
+                Err(KvError::Timeout { .. }) => {}
+                put => panic!("{put:?}"),
+            }
         }
     });
     join_all(operations).await;
+    assert!(looked_up.get() > 0, "no write was sent");
     // The held-back bytes are lost, so that no answer comes late either.
     proxy.cut();
     proxy.flow();
@@ -56,8 +63,8 @@ async fn requests_that_are_given_up_leave_nothing_behind() {
     for _ in 0..ROUNDS {
         give_up(&store, &proxy).await;
     }
-    let after = allocated(REST).await;
     let given_up = ROUNDS * OPERATIONS;
+    let after = allocated_at_most(before + given_up * 8 - 1, REST).await;
     println!("before {before} bytes, after {given_up} operations that were given up {after}");
     assert!(after < before + given_up * 8, "before {before}, after {after}: {given_up} operations");
 

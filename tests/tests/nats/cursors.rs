@@ -15,10 +15,10 @@ use std::time::Duration;
 use shizuku_kv::{
     Connection, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, TcpProxy};
+use shizuku_kv_tests::{NatsServer, PATIENCE, TcpProxy};
 
 async fn next(watch: &mut Watch) -> KvUpdate {
-    let next = tokio::time::timeout(Duration::from_secs(20), watch.next());
+    let next = tokio::time::timeout(PATIENCE, watch.next());
     next.await.expect("an update in time").expect("the watch goes on").unwrap()
 }
 
@@ -165,7 +165,7 @@ async fn watch_beyond_the_copy(url: &str, scope: WatchScope) -> Watch {
 }
 
 async fn ends_as_expired(watch: Watch) -> &'static str {
-    let end = tokio::time::timeout(Duration::from_secs(30), async {
+    let end = tokio::time::timeout(PATIENCE, async {
         loop {
             if let Err(error) = watch.next().await.unwrap() {
                 return error;
@@ -329,7 +329,7 @@ async fn cursor_at_end_of_aged_stream_has_expired() {
     let context = async_nats::jetstream::new(server.client().await);
     let aging = async_nats::jetstream::kv::Config {
         bucket: "b".to_owned(),
-        max_age: Duration::from_secs(2),
+        max_age: Duration::from_secs(4),
         ..Default::default()
     };
     context.create_key_value(aging).await.unwrap();

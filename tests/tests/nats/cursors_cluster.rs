@@ -10,12 +10,11 @@
 )]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use shizuku_kv::{
     Connection, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsCluster, eventually};
+use shizuku_kv_tests::{NatsCluster, PATIENCE, eventually};
 
 /// A cluster, and a connection to each of its servers.
 struct Fleet {
@@ -62,7 +61,7 @@ impl Fleet {
 }
 
 async fn next(watch: &mut Watch) -> KvUpdate {
-    let next = tokio::time::timeout(Duration::from_secs(20), watch.next());
+    let next = tokio::time::timeout(PATIENCE, watch.next());
     next.await.expect("an update in time").expect("the watch goes on").unwrap()
 }
 

@@ -14,9 +14,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use shizuku_kv_tests::{NatsServer, TcpSilence, eventually, rerun, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, TcpSilence, eventually, rerun, unique};
 
-/// Time for a peer to send something, far longer than a running server needs.
+/// Time after which a peer that has sent nothing is silent, far longer than an idle machine needs.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Set for a test of this file that runs again, in a process of its own.
@@ -49,10 +49,10 @@ fn refuses(port: u16) -> bool {
     connect(port).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Returns the first data of the peer, or `None` if it is silent for a while.
-fn greeting(port: u16) -> Option<String> {
+/// Returns the first data of the peer, or `None` if it is silent for this time.
+fn greeting(port: u16, patience: Duration) -> Option<String> {
     let stream = connect(port).unwrap();
-    stream.set_read_timeout(Some(SILENCE)).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
     let mut line = String::new();
     match BufReader::new(stream).read_line(&mut line) {
         Ok(_) => Some(line),
@@ -141,11 +141,11 @@ fn fixed_port_is_used() {
 #[test]
 fn paused_server_is_silent_until_resumed() {
     let mut server = NatsServer::start();
-    assert!(greeting(server.port()).unwrap().starts_with("INFO "));
+    assert!(greeting(server.port(), PATIENCE).unwrap().starts_with("INFO "));
     server.pause();
-    assert_eq!(greeting(server.port()), None);
+    assert_eq!(greeting(server.port(), SILENCE), None);
     server.resume();
-    assert!(greeting(server.port()).unwrap().starts_with("INFO "));
+    assert!(greeting(server.port(), PATIENCE).unwrap().starts_with("INFO "));
 }
 
 #[test]
@@ -247,7 +247,7 @@ async fn paused_server_ends_with_a_killed_process() {
 async fn silence_accepts_and_says_nothing() {
     let silence = TcpSilence::start();
     assert_eq!(silence.url(), format!("nats://127.0.0.1:{}", silence.port()));
-    assert_eq!(greeting(silence.port()), None);
+    assert_eq!(greeting(silence.port(), SILENCE), None);
     eventually("the connection is counted", async || silence.accepted() == 1).await;
     let port = silence.port();
     drop(silence);

@@ -227,11 +227,11 @@ async fn cluster_ends_with_a_test_that_panics() {
 
 #[tokio::test]
 async fn failed_wait_names_what_was_there() {
-    let cluster = NatsCluster::of(NatsServer::start()).await.patience(Duration::from_millis(50));
+    let cluster = NatsCluster::of(NatsServer::start()).await.patience(Duration::from_secs(1));
     let wait = tokio::spawn(async move { cluster.wait_until_healthy("missing").await });
     let panic = wait.await.unwrap_err().into_panic();
     let message = panic.downcast_ref::<String>().unwrap();
-    assert!(message.contains("the bucket missing is not healthy within 50ms"), "{message}");
+    assert!(message.contains("the bucket missing is not healthy within 1s"), "{message}");
     assert!(message.contains("stream not found"), "{message}");
     assert!(message.contains(" runs. The end of its log"), "{message}");
 }
@@ -346,17 +346,23 @@ async fn each_direction_is_delayed_by_itself() {
     for requests in [true, false] {
         proxy.delay_requests(if requests { DELAY } else { Duration::ZERO });
         proxy.delay_answers(if requests { Duration::ZERO } else { DELAY });
-        let sent = Instant::now();
-        client.write_all(b"request").await.unwrap();
-        server.write_all(b"answer").await.unwrap();
-        let arrival = async |stream: &mut TcpStream, text: &str| {
-            reads(stream, text).await;
-            sent.elapsed()
-        };
-        let (request, answer) =
-            tokio::join!(arrival(&mut server, "request"), arrival(&mut client, "answer"));
-        let (late, early) = if requests { (request, answer) } else { (answer, request) };
-        assert!(late >= DELAY && early < late, "{request:?}, {answer:?}");
+        // A loaded machine may delay the other direction as much, but not each time.
+        for attempt in 1.. {
+            let sent = Instant::now();
+            client.write_all(b"request").await.unwrap();
+            server.write_all(b"answer").await.unwrap();
+            let arrival = async |stream: &mut TcpStream, text: &str| {
+                reads(stream, text).await;
+                sent.elapsed()
+            };
+            let (request, answer) =
+                tokio::join!(arrival(&mut server, "request"), arrival(&mut client, "answer"));
+            let (late, early) = if requests { (request, answer) } else { (answer, request) };
+            assert!(late >= DELAY && attempt < 20, "{request:?}, {answer:?}");
+            if early < DELAY {
+                break;
+            }
+        }
     }
     // Bytes in transit stay in order, and do not wait for earlier ones to arrive.
     proxy.delay(DELAY);

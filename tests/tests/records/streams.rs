@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use shizuku_kv::{
     KeyValue, KeyValueRead, LiveRead, Store, TypedEntry, TypedUpdate, TypedWatch, WatchScope,
 };
+use shizuku_kv_tests::PATIENCE;
 
 use crate::Outcome;
 use crate::fixture::{Counter, counter, store};
@@ -119,7 +120,7 @@ async fn many_tasks_share_a_watch() -> Outcome {
     }
     let mut names = Vec::new();
     for task in tasks {
-        names.extend(tokio::time::timeout(Duration::from_secs(20), task).await??);
+        names.extend(tokio::time::timeout(PATIENCE, task).await??);
     }
     names.sort();
     names.dedup();

@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use shizuku_kv::{Key, KvUpdate, WatchCursor};
+use shizuku_kv_tests::PATIENCE;
 
 use crate::support::word;
-
-/// Timeout for a method that the test blocks.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A commit that has succeeded.
 #[derive(Clone, Debug, PartialEq)]

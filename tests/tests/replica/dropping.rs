@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shizuku_kv::replica::{Batch, Replica};
 use shizuku_kv::{BatchConfig, WatchScope};
-use shizuku_kv_tests::eventually;
+use shizuku_kv_tests::{PATIENCE, eventually};
 
 use crate::disk::Disk;
 use crate::script::{Script, cursor};
@@ -101,7 +101,7 @@ async fn run_dropped_after_any_step_misses_nothing() {
                 if is_through {
                     break;
                 }
-                let woken = tokio::time::timeout(Duration::from_secs(20), notify.0.notified());
+                let woken = tokio::time::timeout(PATIENCE, notify.0.notified());
                 woken.await.expect("it goes on");
             }
         }

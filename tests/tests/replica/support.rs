@@ -12,7 +12,7 @@ use shizuku_kv::replica::{
     Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy,
 };
 use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, unique};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -137,7 +137,7 @@ pub(crate) async fn real<T>(future: impl Future<Output = T>) -> Option<T> {
     let (late, is_late) = oneshot::channel::<()>();
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
-        if is_done.recv_timeout(Duration::from_secs(20)).is_err() {
+        if is_done.recv_timeout(PATIENCE).is_err() {
             let _ = late.send(());
         }
     });
@@ -323,9 +323,8 @@ pub(crate) async fn write(store: &Store, words: &[&str]) {
     }
 }
 
-/// Lets all other tasks of a current-thread runtime make progress.
+/// Lets all other tasks make progress. A paused clock does not advance while a task is ready or a
+/// storage works on a blocking thread, so that both are idle afterwards.
 pub(crate) async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }

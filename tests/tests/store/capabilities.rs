@@ -11,14 +11,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shizuku_kv::{
     Connection, NatsConnectionConfig, ReadConsistency, Store, StoreConfig, connect, nats_connect,
 };
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, unique};
 
 async fn connection() -> Arc<dyn Connection> {
     connect(&NatsServer::shared().url()).await.unwrap()
@@ -156,7 +155,7 @@ impl Requests {
         let end = format!("$JS.API.{}", unique("END"));
         let mut reads = Vec::new();
         loop {
-            let message = tokio::time::timeout(Duration::from_secs(20), self.0.next()).await;
+            let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
             let subject = message.expect("as many as expected").unwrap().subject.to_string();
             if subject == end {
                 return reads;

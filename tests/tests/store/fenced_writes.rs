@@ -396,6 +396,7 @@ impl Proxied {
         self.proxy.delay_answers(Duration::from_secs(1));
         let script = async {
             self.has_write(key, before).await;
+            self.proxy.hold_answers(true);
             meanwhile.await;
             self.proxy.delay_answers(Duration::ZERO);
             self.proxy.cut();
@@ -538,9 +539,9 @@ async fn fenced_write_without_proof_has_unknown_outcome() {
 #[tokio::test]
 async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
     let f = Proxied::new(1).await;
+    f.behind.fenced().unwrap().put("key", "first", token(1)).await.unwrap();
     let behind = f.behind.with_deadline(Duration::from_millis(400));
     let fenced = behind.fenced().unwrap();
-    fenced.put("key", "first", token(1)).await.unwrap();
     // Answers are stale by then.
     f.proxy.delay_answers(Duration::from_millis(20));
     let others = async {

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use shizuku_kv::{KvError, KvOperation, KvResult, StoreConfig, VersionToken, connect};
-use shizuku_kv_tests::eventually;
+use shizuku_kv_tests::{PATIENCE, eventually};
 
 use super::proxied::{Proxied, send, version};
 
@@ -136,8 +136,9 @@ async fn recreated_bucket_does_not_prove_a_lost_write() {
 #[tokio::test]
 async fn value_that_aged_before_it_was_found_is_not_rewritten() {
     let f = Proxied::new(1).await;
+    // The value lives until a read has found it, and the deadline until it has expired.
     let config =
-        StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
+        StoreConfig::new().max_age(Duration::from_secs(3)).deadline(Duration::from_secs(30));
     let connection = connect(&f.server.url()).await.unwrap();
     let direct = connection.store_with_config("short", config.clone()).await.unwrap();
     let behind =
@@ -209,7 +210,7 @@ async fn write_to_absent_server_is_unknown_by_its_deadline() {
     f.server.kill();
     f.proxy.refuse(true);
     f.proxy.cut();
-    let result = tokio::time::timeout(Duration::from_secs(5), put).await.expect("no hang").unwrap();
+    let result = tokio::time::timeout(PATIENCE, put).await.expect("no hang").unwrap();
     assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
 }
 

@@ -22,7 +22,7 @@ use shizuku_kv::{
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 /// Timeout of operations that take a moment if all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(45);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "area.{area}.user.{id}", codec = json)]
@@ -60,8 +60,9 @@ async fn write_all(store: &Store, users: &[User]) {
     }
 }
 
+/// Opens a live value. For many at once a loaded machine needs longer than the default deadline.
 async fn open(store: &Store, id: u32) -> Live<Option<User>> {
-    User::live_at_optional(store, key(id)).await.unwrap()
+    User::live_at_optional(&store.with_deadline(PATIENCE), key(id)).await.unwrap()
 }
 
 async fn consumers(server: &NatsServer, store: &Store) -> usize {
@@ -439,8 +440,9 @@ fn live_values_of_one_runtime_outlive_another() {
         ending.extend(other.block_on(join_all(ids())));
         staying.extend(own.block_on(join_all(ids())));
     }
-    let before = own.block_on(server.consumers(store.name()));
     other.shutdown_timeout(Duration::from_secs(10));
+    // Not earlier, because the other runtime may have been replacing consumers.
+    let before = own.block_on(server.consumers(store.name()));
     own.block_on(async {
         let users: Vec<_> = (0..100).map(|id| user(id, 1)).collect();
         write_all(&store, &users).await;

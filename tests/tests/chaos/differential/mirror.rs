@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::differential::ledger::{Ledger, Side};
 
 /// Timeout for the replica to agree with the store, once all writes have ended.
-const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+const SETTLED_WITHIN: Duration = Duration::from_secs(45);
 
 /// A replica of a whole store.
 pub(crate) struct Mirror {

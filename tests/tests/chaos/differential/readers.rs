@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::differential::ledger::{Ledger, Side, Write};
 
 /// Timeout for every item to arrive, once all writes have ended.
-const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+const SETTLED_WITHIN: Duration = Duration::from_secs(45);
 
 /// The newest version of each key that was delivered, and whether it was live.
 type Delivered = BTreeMap<Key, (VersionToken, bool)>;

@@ -27,12 +27,12 @@ pub(crate) const LARGEST: usize = 400;
 /// message.
 const FITTING: usize = LARGEST - 160;
 
-/// Minimum time to live.
-const TTL: Duration = Duration::from_secs(1);
+/// Time to live of some values.
+const TTL: Duration = Duration::from_secs(3);
 
 /// A value that expires is overwritten or awaited before this age, so that no operation meets it
-/// while it expires.
-const SURELY_ALIVE: Duration = Duration::from_millis(500);
+/// while it expires, even one that takes a second.
+const SURELY_ALIVE: Duration = Duration::from_secs(1);
 
 /// Timeout for an item of a watch before the next operation.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use shizuku_kv::{KvError, KvResult, ReadConsistency, Store, StoreConfig, VersionToken, connect};
-use shizuku_kv_tests::{NatsCluster, NatsServer, TcpProxy};
+use shizuku_kv_tests::{NatsCluster, NatsServer, PATIENCE, TcpProxy};
 
 use crate::linearizability::check::{Question, Verdict, judge};
 use crate::linearizability::history::{End, History};
@@ -39,13 +40,16 @@ async fn leader_cut_off_rejects_because_of_lost_writes() {
     let expected = Known { version: version.as_u64().unwrap(), write: 0 };
     let swap = |write| Operation::Swap { expected, write };
 
+    let watcher = cluster.node(leader).client().await;
+    let mut received = watcher.subscribe(format!("$KV.{BUCKET}.key")).await.unwrap();
+    watcher.flush().await.unwrap();
     cluster.routes_of(leader).for_each(TcpProxy::stall);
     let stuck = begin(&mut history, 1, swap(1));
     let sticking = tokio::spawn(async move {
         one.with_deadline(Duration::from_secs(4)).update("key", "1", version).await
     });
     // The first write must be there first.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::timeout(PATIENCE, received.next()).await.unwrap().unwrap();
     let rejected = begin(&mut history, 2, swap(2));
     let rejection = two.with_deadline(Duration::from_secs(3)).update("key", "2", version).await;
     history.end(rejected, told(&rejection), start.elapsed());

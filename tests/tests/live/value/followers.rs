@@ -11,7 +11,7 @@ use shizuku_kv::{
     KeyValue, KvUpdate, Live, LiveMap, LiveRead, LiveStatic, LiveSyncState, Store, WatchLink,
     WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, TcpProxy, eventually, unique};
 
 use super::{Pool, User, UserKey, put};
 
@@ -271,7 +271,7 @@ async fn followers_of_reverted_value_converge() {
             [("config.pool", r#"{"size":2}"#), ("user.1", r#"{"id":1,"name":"new"}"#)]
         {
             let mut headers = async_nats::HeaderMap::new();
-            headers.insert("Nats-TTL", "2s");
+            headers.insert("Nats-TTL", "4s");
             let subject = format!("$KV.{name}.{key}");
             let sent = context.publish_with_headers(subject, headers, value.into()).await.unwrap();
             sent.await.unwrap();
@@ -380,7 +380,7 @@ async fn followers_wait_for_room_for_their_consumers() {
     })
     .await;
     drop(others);
-    let late_is_current = tokio::time::timeout(Duration::from_secs(30), late_monitor.current());
+    let late_is_current = tokio::time::timeout(PATIENCE, late_monitor.current());
     assert!(late_is_current.await.unwrap());
     late.abort();
     put(&direct, 2).await;

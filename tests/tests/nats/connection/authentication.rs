@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shizuku_kv::{KvError, NatsAuth, NatsTls, connect};
 use shizuku_kv_tests::{NatsServer, TestCerts, unique};
 
-use super::{closed_port, config, file, lets_in, refused, works};
+use super::{closed_port, config, file, lets_in, rejected, works};
 
 /// Checks that an error reports rejected credentials, without showing them.
 #[track_caller]
@@ -41,7 +41,7 @@ async fn right_password_is_accepted_and_no_other() {
     lets_in(auth("app", "hunter2")).await;
     lets_in(auth("p@rt:ner", "hunter2:/?#[]@,%&= ü")).await;
 
-    let error = refused(config(&server.url_as("app:hunter22"))).await.to_string();
+    let error = rejected(config(&server.url_as("app:hunter22"))).await.to_string();
     let way_out = "rejected the credentials; check user and password; in a URL, percent-encode";
     assert!(error.contains(way_out), "{error}");
     for config in [
@@ -53,7 +53,7 @@ async fn right_password_is_accepted_and_no_other() {
         auth("app", "hunter22"),
         auth("app", ""),
     ] {
-        assert_unauthorized(&refused(config).await);
+        assert_unauthorized(&rejected(config).await);
     }
 }
 
@@ -68,7 +68,7 @@ async fn right_token_is_accepted_and_no_other() {
         config(&server.url()),
         config(&server.url()).auth(NatsAuth::Token(String::new())),
     ] {
-        assert_unauthorized(&refused(config).await);
+        assert_unauthorized(&rejected(config).await);
     }
 }
 
@@ -85,7 +85,7 @@ async fn right_nkey_is_accepted_and_no_other() {
     lets_in(config(&server.url()).auth(NatsAuth::NKeyFile(path))).await;
 
     for config in [config(&server.url()).auth(NatsAuth::NKey(other)), config(&server.url())] {
-        assert_unauthorized(&refused(config).await);
+        assert_unauthorized(&rejected(config).await);
     }
 }
 
@@ -107,7 +107,7 @@ async fn invalid_nkey_seed_is_rejected_without_being_shown() {
     ] {
         let (_folder, path) = file("app.nk", &bad);
         for auth in [NatsAuth::NKey(bad.clone()), NatsAuth::NKeyFile(path)] {
-            let error = refused(config(&url).auth(auth)).await;
+            let error = rejected(config(&url).auth(auth)).await;
             assert!(
                 matches!(error, KvError::InvalidConfig { field: "nkey", .. }),
                 "{bad:?}: {error:?}"
@@ -241,7 +241,7 @@ async fn credentials_of_a_file_of_text_and_of_base64_are_accepted() {
     let mixed = credentials.text.replace(&credentials.seed, &stranger.seed);
     for auth in [NatsAuth::Credentials(stranger.text), NatsAuth::Credentials(mixed), NatsAuth::None]
     {
-        let error = refused(config(&server.url()).auth(auth)).await;
+        let error = rejected(config(&server.url()).auth(auth)).await;
         assert_unauthorized(&error);
         assert!(!format!("{error:?}").contains(&stranger.seed), "{error:?}");
     }
@@ -263,7 +263,7 @@ async fn invalid_credentials_are_rejected_without_being_shown() {
     ] {
         let (_folder, path) = file("app.creds", &bad);
         for auth in [NatsAuth::Credentials(bad.clone()), NatsAuth::CredentialsFile(path)] {
-            let error = refused(config(&url).auth(auth)).await;
+            let error = rejected(config(&url).auth(auth)).await;
             assert!(
                 matches!(error, KvError::InvalidConfig { field: "credentials", .. }),
                 "{bad:?}: {error:?}"
@@ -305,13 +305,13 @@ async fn unreadable_file_is_named() {
         config(&url).tls(tls().root_certificates(&missing)),
         config(&url).tls(tls().client_certificate(&missing, &missing)),
     ] {
-        let error = refused(config).await;
+        let error = rejected(config).await;
         assert!(matches!(error, KvError::InvalidConfig { .. }), "{error:?}");
         assert!(error.to_string().contains(&missing.display().to_string()), "{error}");
         assert!(error.to_string().contains("No such file"), "{error}");
     }
     // A folder is not a file either.
     let error =
-        refused(config(&url).auth(NatsAuth::CredentialsFile(folder.path().to_owned()))).await;
+        rejected(config(&url).auth(NatsAuth::CredentialsFile(folder.path().to_owned()))).await;
     assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");
 }

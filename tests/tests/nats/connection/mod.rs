@@ -29,14 +29,14 @@ use shizuku_kv::{
     Connection, KvError, KvResult, KvUpdate, NatsConnection, NatsConnectionConfig, Store,
     StoreConfig, VersionToken, Watch, WatchScope, nats_connect,
 };
-use shizuku_kv_tests::unique;
+use shizuku_kv_tests::{PATIENCE, eventually, unique};
 
 /// Deadline in tests without an answer.
 const SHORT: Duration = Duration::from_millis(700);
 
 /// Maximum time that a busy machine may take beyond a deadline. Every default deadline is longer
 /// than both together.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(4);
 
 /// Awaits a future that has to end by a deadline.
 async fn within<T>(deadline: Duration, what: &str, future: impl Future<Output = T>) -> T {
@@ -51,6 +51,14 @@ async fn refused(config: NatsConnectionConfig) -> KvError {
     within(SHORT, &shown, nats_connect(config.connect_timeout(SHORT))).await.expect_err(&shown)
 }
 
+/// Returns the error of connecting to a server that answers.
+async fn rejected(config: NatsConnectionConfig) -> KvError {
+    let shown = format!("{config:?}");
+    within(PATIENCE, &shown, nats_connect(config.connect_timeout(PATIENCE)))
+        .await
+        .expect_err(&shown)
+}
+
 fn config(url: &str) -> NatsConnectionConfig {
     NatsConnectionConfig::from_url(url).unwrap()
 }
@@ -60,6 +68,23 @@ async fn works(connection: &dyn Connection) {
     let store = connection.store(&unique("works")).await.unwrap();
     let version = store.put("key", "value").await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
+}
+
+/// Opens a store with the default settings.
+async fn opened(connection: &dyn Connection, name: &str) -> Store {
+    opened_with(connection, name, StoreConfig::new()).await
+}
+
+/// Opens a store. On a busy machine, its creation may take longer than the deadline of the
+/// connection, and is repeated.
+async fn opened_with(connection: &dyn Connection, name: &str, config: StoreConfig) -> Store {
+    let mut store = None;
+    eventually("the store is opened", async || {
+        store = connection.store_with_config(name, config.clone()).await.ok();
+        store.is_some()
+    })
+    .await;
+    store.unwrap()
 }
 
 /// Connects and uses the connection.
@@ -146,9 +171,8 @@ fn operations<'a>(
 
 /// Returns the next update, which must be one of this key.
 async fn next_of(watch: &mut Watch, key: &str) -> KvUpdate {
-    let patience = Duration::from_secs(20);
     let update =
-        within(patience, "the watch", watch.next()).await.expect("the watch goes on").unwrap();
+        within(PATIENCE, "the watch", watch.next()).await.expect("the watch goes on").unwrap();
     assert_eq!(update.entry().map(|entry| entry.key.as_str()), Some(key), "{update:?}");
     update
 }

@@ -9,7 +9,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsServer, eventually};
 
-use super::{SHORT, caught_up, config};
+use super::{SHORT, caught_up, config, opened};
 
 #[derive(Serialize, Deserialize, StaticKeyIndexedValue)]
 #[kv(key = "config.limits", codec = json)]
@@ -35,12 +35,12 @@ async fn removed_user_is_named(
     let other = "authorization { users: [ { user: other, password: another } ] }";
     let mut server = NatsServer::builder().config(section).start();
     let connection = nats_connect(to_config(&server).deadline(SHORT)).await.unwrap();
-    let store = connection.store("config").await.unwrap();
+    let store = opened(&connection, "config").await;
     Limits { connections: 5 }.write_to_anyway(&store).await.unwrap();
     let mut live = Limits::live(&store).await.unwrap();
     let map = User::live_map(&store).await.unwrap();
     let watch = caught_up(&store, WatchScope::All).await;
-    connection.health().await.unwrap();
+    eventually("the user is let in", async || connection.health().await.is_ok()).await;
 
     server.reload(other);
     eventually("health names the rejection", async || match connection.health().await {

@@ -13,7 +13,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use super::authentication::Operator;
-use super::{SHORT, caught_up, config, file, next_of};
+use super::{SHORT, caught_up, config, file, next_of, opened};
 
 /// Log lines of the library on this thread, at INFO and above.
 #[derive(Clone, Default)]
@@ -83,11 +83,11 @@ async fn renewed_credentials_are_read_at_the_reconnect() {
     let (log, _guard) = Log::capture();
     let operator = Operator::new();
     let server = operator.server();
-    let expiring = operator.expiring(seconds_from_now(3));
+    let expiring = operator.expiring(seconds_from_now(6));
     let (_folder, path) = file("app.creds", &expiring.text);
     let auth = NatsAuth::CredentialsFile(path.clone());
     let connection = nats_connect(config(&server.url()).auth(auth).deadline(SHORT)).await.unwrap();
-    let store = connection.store("config").await.unwrap();
+    let store = opened(&connection, "config").await;
     let first = store.put("key", "one").await.unwrap();
     let mut watch = caught_up(&store, WatchScope::All).await;
     // The file is damaged before the credentials expire, so that a reconnect can use neither.
@@ -170,7 +170,7 @@ async fn renewed_nkey_is_read_at_the_reconnect() {
     let (_folder, path) = file("app.nk", old.seed().unwrap());
     let url = format!("{}?nkey={}&deadline_ms={}", server.url(), path.display(), SHORT.as_millis());
     let connection = connect(&url).await.unwrap();
-    connection.health().await.unwrap();
+    eventually("the key is accepted", async || connection.health().await.is_ok()).await;
     std::fs::write(&included, users(&new)).unwrap();
     server.restart();
     eventually("the old key is rejected", async || {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use shizuku_kv::{Connection, KvError, WatchScope, connect, nats_connect};
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, TcpProxy, eventually, unique};
 use tokio::task::JoinSet;
 
-use super::{SHORT, caught_up, config, operations, within};
+use super::{SHORT, caught_up, config, opened, operations, within};
 
 #[tokio::test]
 async fn shutdown_flushes_writes_and_closes_everything() {
@@ -125,8 +125,7 @@ async fn waiting_operation_and_watch_end_with_shutdown() {
     let _ = within(SHORT, "shutdown", connection.shutdown()).await;
     let got = within(SHORT, "get", getting).await.unwrap();
     assert!(matches!(got, Err(KvError::Closed { .. })), "{got:?}");
-    let patience = Duration::from_secs(20);
-    let (ended, then) = within(patience, "the watch", watching).await.unwrap();
+    let (ended, then) = within(PATIENCE, "the watch", watching).await.unwrap();
     assert!(matches!(ended, Some(Err(KvError::Closed { .. }))) && then, "{ended:?}");
 }
 
@@ -134,7 +133,7 @@ async fn waiting_operation_and_watch_end_with_shutdown() {
 async fn shutdown_that_cannot_flush_fails_and_closes() {
     let mut server = NatsServer::start();
     let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
-    let store = connection.store("config").await.unwrap().with_deadline(Duration::from_secs(60));
+    let store = opened(&connection, "config").await.with_deadline(Duration::from_secs(60));
     let version = store.put("key", "x").await.unwrap();
     server.pause();
     let writing = tokio::spawn({

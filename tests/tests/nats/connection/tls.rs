@@ -5,7 +5,7 @@ use std::path::Path;
 use shizuku_kv::{KvError, NatsConnectionConfig, NatsTls};
 use shizuku_kv_tests::{NatsServer, TestCerts};
 
-use super::{config, file, lets_in, refused};
+use super::{config, file, lets_in, rejected};
 
 fn trusting(url: &str, ca: &Path) -> NatsConnectionConfig {
     config(&format!("{url}?tls_ca={}", ca.display()))
@@ -24,7 +24,7 @@ async fn only_a_certificate_of_the_given_root_is_trusted() {
         .await;
 
     for config in [config(&server.url()), trusting(&server.url(), others.ca())] {
-        let error = refused(config).await;
+        let error = rejected(config).await;
         assert!(
             matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")),
             "{error:?}"
@@ -49,7 +49,7 @@ async fn client_certificate_is_presented_on_request() {
     lets_in(config(&server.url()).tls(tls)).await;
 
     for config in [trusting(&server.url(), certs.ca()), with(&others, certs.ca())] {
-        let error = refused(config).await;
+        let error = rejected(config).await;
         assert!(
             matches!(error, KvError::Unavailable { .. } | KvError::Unauthorized { .. }),
             "{error:?}"
@@ -61,14 +61,14 @@ async fn client_certificate_is_presented_on_request() {
 #[tokio::test]
 async fn tls_is_insisted_on_where_the_url_does() {
     let server = NatsServer::shared();
-    let error = refused(config(&format!("tls://app:hunter2@127.0.0.1:{}", server.port()))).await;
+    let error = rejected(config(&format!("tls://app:hunter2@127.0.0.1:{}", server.port()))).await;
     assert!(
         matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")),
         "{error:?}"
     );
     assert!(error.to_string().contains(&server.port().to_string()), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
-    let error = refused(config(&server.url()).tls(NatsTls::new().required())).await;
+    let error = rejected(config(&server.url()).tls(NatsTls::new().required())).await;
     assert!(error.to_string().contains("TLS"), "{error}");
 }
 
@@ -87,7 +87,7 @@ async fn files_that_are_no_certificates_are_refused() {
         tls().client_certificate(key, cert),
     ] {
         let shown = format!("{tls:?}");
-        let error = refused(config(&server.url()).tls(tls)).await;
+        let error = rejected(config(&server.url()).tls(tls)).await;
         assert!(
             matches!(error, KvError::InvalidConfig { .. } | KvError::Unavailable { .. }),
             "{shown}: {error:?}"

@@ -15,7 +15,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsCluster, NatsServer, eventually};
 
-use super::{SHORT, operations, within};
+use super::{operations, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -66,12 +66,15 @@ async fn reads_without_direct_gets_ask_the_leader() {
 async fn server_without_jetstream_is_named_as_the_cause() {
     for listens in [false, true] {
         let server = NatsServer::builder().jetstream(false).start();
-        let connection = nats_connect(super::config(&server.url()).deadline(SHORT)).await.unwrap();
+        let deadline = Duration::from_secs(2);
+        let config = super::config(&server.url()).deadline(deadline);
+        let connection = nats_connect(config).await.unwrap();
         let _listener = if listens { Some(listener(&server).await) } else { None };
-        for error in [
-            within(SHORT, "store", connection.store("b")).await.unwrap_err(),
-            within(SHORT, "health", connection.health()).await.unwrap_err(),
-        ] {
+        let (opened, health) = tokio::join!(
+            within(deadline, "store", connection.store("b")),
+            within(deadline, "health", connection.health())
+        );
+        for error in [opened.unwrap_err(), health.unwrap_err()] {
             assert!(error.to_string().contains("JetStream is not enabled"), "{error:?}");
         }
     }
@@ -107,7 +110,7 @@ async fn unaccepted_writes_are_sent_again_until_accepted() {
     for listens in [false, true] {
         let server = NatsServer::start();
         let connection = connect(&server.url()).await.unwrap();
-        let settings = StoreConfig::new().history(5).deadline(Duration::from_secs(6));
+        let settings = StoreConfig::new().history(5).deadline(LONG);
         let store = connection.store_with_config("b", settings).await.unwrap();
         let version = store.put("update", "before").await.unwrap();
         let mut listener = listener(&server).await;

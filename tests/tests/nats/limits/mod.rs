@@ -33,16 +33,17 @@ use serde_json::{Value, json};
 use shizuku_kv::{Connection, KvError, KvResult, Store, StoreConfig, connect};
 use shizuku_kv_tests::{NatsServer, NatsServerBuilder};
 
-/// Timeout of all operations here.
+/// Deadline of operations that have to end before it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Deadline of operations whose rejection is retried until then.
 const SHORT: Duration = Duration::from_secs(1);
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    let patience = shizuku_kv_tests::PATIENCE;
+    match tokio::time::timeout(patience, future).await {
         Ok(output) => output,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+        Err(_) => panic!("not within {patience:?}: {what}"),
     }
 }
 

@@ -54,7 +54,7 @@ async fn slow_client_resumes(limit: &str, words: &str) {
 
 #[tokio::test]
 async fn write_deadline_passed_resumes_reads_and_watches() {
-    slow_client_resumes("write_deadline: \"200ms\"", "Slow Consumer Detected: WriteDeadline").await;
+    slow_client_resumes("write_deadline: \"1s\"", "Slow Consumer Detected: WriteDeadline").await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn purge_without_rollups_is_unsupported() {
 async fn stream_without_acks_takes_writes() {
     let (world, store) = World::with_store(NatsServer::builder(), StoreConfig::new()).await;
     world.change(|stream| stream["no_ack"] = json!(true)).await;
-    let store = store.with_deadline(SHORT);
+    let store = store.with_deadline(4 * SHORT);
     let version = store.put("key", "value").await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
     store.update("key", "other", version).await.unwrap();

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use shizuku_kv::conformance::Suite;
 use shizuku_kv::{KvError, KvUpdate, StoreConfig, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, NatsServerBuilder, eventually};
+use shizuku_kv_tests::{NatsServer, NatsServerBuilder, PATIENCE, eventually};
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, future)
+    tokio::time::timeout(PATIENCE, future)
         .await
-        .unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
+        .unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
 /// Domain of the JetStream of a hub.
@@ -143,7 +142,7 @@ async fn unknown_domain_is_named() {
 async fn watch_outlives_the_loss_of_the_hub() {
     let mut world = Leaf::start(None);
     world.is_connected().await;
-    let connection = connect(&format!("{}&deadline_ms=2000", world.url())).await.unwrap();
+    let connection = connect(&format!("{}&deadline_ms=10000", world.url())).await.unwrap();
     let store = connection.store("cfg").await.unwrap();
     let watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp);

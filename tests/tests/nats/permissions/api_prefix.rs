@@ -137,13 +137,12 @@ async fn writes_without_an_import_name_the_way_out() {
             }}"
         ))
         .start();
-    let config =
-        config_of(&server, "app").api_prefix(PREFIX).deadline(std::time::Duration::from_secs(2));
+    let config = config_of(&server, "app").api_prefix(PREFIX);
     let app = at_once("connect", nats_connect(config)).await.unwrap();
-    let short = StoreConfig::new().deadline(std::time::Duration::from_secs(2));
-    let store = app.store_with_config("b", short).await.unwrap();
+    let store = app.store_with_config("b", StoreConfig::new()).await.unwrap();
     assert_eq!(at_once("get", store.get("key")).await.unwrap(), None);
-    let error = at_once("put", store.put("key", "value")).await.unwrap_err();
+    let short = store.with_deadline(std::time::Duration::from_secs(2));
+    let error = at_once("put", short.put("key", "value")).await.unwrap_err();
     assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{error:?}");
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(cause.contains("\"$KV.b.>\" as \"JS.stores.API.$KV.b.>\""), "{cause}");

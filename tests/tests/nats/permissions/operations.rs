@@ -166,12 +166,22 @@ async fn use_store(
             let _ = watched(store, part(), 4).await;
             let look =
                 async || server.page("/jsz").await.is_some_and(|page| page["consumers"] == 0);
-            let gone = tokio::time::timeout(Duration::from_secs(5), async {
+            // Once a deletion is denied, there is nothing to wait for.
+            let is_denied = || {
+                server.log().lines().any(|line| {
+                    line.contains("Violation") && line.contains("CONSUMER.DELETE.KV_x.")
+                })
+            };
+            let gone = tokio::time::timeout(Duration::from_secs(20), async {
                 while !look().await {
+                    if is_denied() {
+                        return Err("the consumer stays");
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
+                Ok(())
             });
-            gone.await.map_err(|_| "the consumer stays")?;
+            gone.await.map_err(|_| "the consumer stays")??;
         }
         "live" => assert_eq!(Setting::live(store).await?.load().size, 7),
         "replica" => {

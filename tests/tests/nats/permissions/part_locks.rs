@@ -14,7 +14,7 @@ use super::operations::prepared;
 use super::rights::{PATIENCE, at_once, config_of};
 use super::tables::{Row, inbox_prefix, rights, rows};
 
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Serialize, Deserialize, KeyValue)]
 #[kv(key = "part.sized.{number}", codec = json)]

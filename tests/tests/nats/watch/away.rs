@@ -9,19 +9,22 @@ use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 use super::next;
 
-/// Returns a bucket whose tombstones and markers live for a second, with the key `victim`, and a
+/// Lifetime of tombstones and markers, by which a reader may be behind.
+const LIFETIME: Duration = Duration::from_secs(3);
+
+/// Lifetime of tombstones and markers in tests whose reader pauses for longer.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Returns a bucket whose tombstones and markers have this lifetime, with the key `victim`, and a
 /// watch that has caught up.
-async fn watched(server: &NatsServer) -> Option<(Store, Watch)> {
+async fn watched(server: &NatsServer, lifetime: Duration) -> Option<(Store, Watch)> {
     if !server.is_at_least(2, 11) {
         println!("no limit markers on nats-server {}", server.version());
         return None;
     }
     let name = unique("away");
-    let config = kv::Config {
-        bucket: name.clone(),
-        limit_markers: Some(Duration::from_secs(1)),
-        ..Default::default()
-    };
+    let config =
+        kv::Config { bucket: name.clone(), limit_markers: Some(lifetime), ..Default::default() };
     jetstream::new(server.client().await).create_key_value(config).await.unwrap();
     let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
     store.put("victim", "value").await.unwrap();
@@ -60,7 +63,7 @@ async fn reports_a_deletion_without_a_tombstone(store: &Store, mut watch: Watch)
 /// All requested bytes have arrived, and the reader has read all of them in time.
 #[tokio::test]
 async fn deletion_behind_a_filled_request_is_not_skipped() {
-    let Some((store, mut watch)) = watched(NatsServer::shared()).await else { return };
+    let Some((store, mut watch)) = watched(NatsServer::shared(), LIFETIME).await else { return };
     fill_a_request(&store).await;
     // The number of messages that fit into one request.
     for _ in 0..9 {
@@ -74,7 +77,7 @@ async fn deletion_behind_a_filled_request_is_not_skipped() {
 async fn deletion_behind_a_small_request_is_not_skipped() {
     let limits = "limits: { max_request_batch: 1 }";
     let server = NatsServer::builder().jetstream_config(limits).start();
-    let Some((store, mut watch)) = watched(&server).await else { return };
+    let Some((store, mut watch)) = watched(&server, LIFETIME).await else { return };
     store.put("filler", "value").await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "filler");
     reports_a_deletion_without_a_tombstone(&store, watch).await;
@@ -83,7 +86,7 @@ async fn deletion_behind_a_small_request_is_not_skipped() {
 /// The reader waited for a message, and does not poll when it comes.
 #[tokio::test]
 async fn deletion_behind_a_neglected_wait_is_not_skipped() {
-    let Some((store, watch)) = watched(NatsServer::shared()).await else { return };
+    let Some((store, watch)) = watched(NatsServer::shared(), SHORT).await else { return };
     let nothing = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
     assert!(nothing.is_err(), "{nothing:?}");
     fill_a_request(&store).await;
@@ -94,7 +97,7 @@ async fn deletion_behind_a_neglected_wait_is_not_skipped() {
 /// time.
 #[tokio::test]
 async fn pause_with_an_open_request_loses_nothing() {
-    let Some((store, mut watch)) = watched(NatsServer::shared()).await else { return };
+    let Some((store, mut watch)) = watched(NatsServer::shared(), SHORT).await else { return };
     // A heartbeat shows that the request is open.
     assert!(tokio::time::timeout(Duration::from_secs(2), watch.next()).await.is_err());
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, PATIENCE, unique};
 
 use super::next;
 
@@ -31,7 +31,7 @@ impl Creations {
         self.1.publish(end.clone(), Bytes::new()).await.unwrap();
         let mut policies = Vec::new();
         loop {
-            let message = tokio::time::timeout(Duration::from_secs(20), self.0.next()).await;
+            let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
             let message = message.expect("the end").unwrap();
             if *message.subject == end {
                 return policies;
@@ -124,7 +124,7 @@ async fn exact_keys_with_large_values_are_listed() {
 /// No item comes, but the listing makes progress: the deadline is that of a page.
 #[tokio::test]
 async fn listing_that_finds_nothing_for_long_does_not_time_out() {
-    let store = opened(1).await.with_deadline(Duration::from_secs(1));
+    let store = opened(1).await.with_deadline(Duration::from_secs(4));
     let absent = (0..60_000).map(|number| format!("absent.{number}"));
     let keys = store.keys(WatchScope::keys(absent).unwrap()).try_collect().await.unwrap();
     assert!(keys.is_empty());

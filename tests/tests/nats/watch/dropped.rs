@@ -82,7 +82,7 @@ async fn filled() -> (String, Arc<dyn Connection>, Store) {
     (name, connection, store)
 }
 
-/// The server deletes consumers without a reader after 60 s; the tests wait for 20 s at most.
+/// The server deletes consumers without a reader after 60 s; the tests wait for less.
 async fn none_are_left(name: &str) {
     let server = NatsServer::shared();
     eventually("no consumer is left", async || server.consumers(name).await.is_empty()).await;
