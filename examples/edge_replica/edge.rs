@@ -137,7 +137,7 @@ pub(crate) fn restored(routes: &Routes, storage: &LogStorage) -> String {
     let count = routes.len();
     let routes = format!("restored {count} {}", if count == 1 { "route" } else { "routes" });
     match storage.reader().checkpoint() {
-        Some(place) => format!("{routes} up to position {}", place.cursor().position()),
+        Some(checkpoint) => format!("{routes} up to position {}", checkpoint.cursor().position()),
         // The log is new, or a resync was not finished.
         None => format!("{routes}, and no position to go on from"),
     }

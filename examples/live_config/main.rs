@@ -165,14 +165,14 @@ impl Command {
 
 /// Removes an option from the arguments, and returns its value.
 fn take_option(arguments: &mut Vec<String>, name: &str, default: &str) -> Outcome<String> {
-    let Some(place) = arguments.iter().position(|argument| argument == name) else {
+    let Some(index) = arguments.iter().position(|argument| argument == name) else {
         return Ok(default.to_owned());
     };
-    arguments.remove(place);
-    if place == arguments.len() {
+    arguments.remove(index);
+    if index == arguments.len() {
         return Err(USAGE.into());
     }
-    Ok(arguments.remove(place))
+    Ok(arguments.remove(index))
 }
 
 #[tokio::main]

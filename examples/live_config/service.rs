@@ -57,7 +57,7 @@ pub(crate) async fn serve(
 async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
     let statuses = config.statuses();
     println!("pool: {} ({})", service.pool.size(), named(config.version()));
-    let mut told = Standing::from(config.status());
+    let mut told = SyncState::from(config.status());
     println!("status: {told}; {} is in force", named(config.version()));
     loop {
         tokio::select! {
@@ -71,7 +71,7 @@ async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
                 service.pool.resize(size);
             }
             Some(status) = statuses.next() => {
-                let sync_state = Standing::from(status);
+                let sync_state = SyncState::from(status);
                 if sync_state != told {
                     println!("status: {sync_state}; {} is in force", named(config.version()));
                     told = sync_state;
@@ -95,7 +95,7 @@ async fn config_in_force(State(service): State<Arc<Service>>) -> Json<Value> {
 /// Always returns 200, because with the last good value the service is as healthy as before.
 async fn status(State(service): State<Arc<Service>>) -> Json<Value> {
     let version = service.config.version().map(|version| version.to_string());
-    Json(json!({ "in_force": version, "status": Standing::from(service.config.status()) }))
+    Json(json!({ "in_force": version, "status": SyncState::from(service.config.status()) }))
 }
 
 async fn feature(State(service): State<Arc<Service>>, Path(name): Path<String>) -> &'static str {
@@ -140,7 +140,7 @@ impl Pool {
 /// The relation of the current value to the store, as the service reports it.
 #[derive(PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-enum Standing {
+enum SyncState {
     Current,
     /// The store has not been heard since then, in seconds of Unix time.
     Stale {
@@ -156,7 +156,7 @@ enum Standing {
     Ended,
 }
 
-impl From<LiveStatus> for Standing {
+impl From<LiveStatus> for SyncState {
     fn from(status: LiveStatus) -> Self {
         match (status.sync_state, status.link) {
             (LiveSyncState::Ended { .. }, _) => Self::Ended,
@@ -177,7 +177,7 @@ impl From<LiveStatus> for Standing {
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for SyncState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Current => f.write_str("current"),

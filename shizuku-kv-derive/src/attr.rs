@@ -222,7 +222,7 @@ fn text(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<LitSt
 fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path> {
     given(meta, option, example)?;
     let value = meta.value()?;
-    refuse_string(value, option)?;
+    reject_string(value, option)?;
     whole(value, &format!("`{option}` is a path: write `{option} = {example}`"))
 }
 
@@ -242,15 +242,15 @@ fn root(meta: &ParseNestedMeta<'_>) -> Result<Path> {
 fn name(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Ident> {
     given(meta, option, example)?;
     let value = meta.value()?;
-    refuse_string(value, option)?;
+    reject_string(value, option)?;
     whole(value, &format!("`{option}` is a name: write `{option} = {example}`"))
 }
 
 /// Parses everything up to the next comma.
 fn whole<T: Parse>(value: ParseStream<'_>, message: &str) -> Result<T> {
     let span = value.span();
-    let refuse = |_| Error::new(span, message);
-    let found = value.fork().parse::<T>().map_err(refuse)?;
+    let reject = |_| Error::new(span, message);
+    let found = value.fork().parse::<T>().map_err(reject)?;
     value.parse::<T>()?;
     // A literal or a name after the value is a forgotten comma.
     if value.is_empty() || value.peek(Token![,]) || value.peek(Ident::peek_any) || value.peek(Lit) {
@@ -271,7 +271,7 @@ fn given(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<()> 
 }
 
 /// Rejects a path in a string, which is the syntax of other macros.
-fn refuse_string(value: syn::parse::ParseStream<'_>, option: &str) -> Result<()> {
+fn reject_string(value: syn::parse::ParseStream<'_>, option: &str) -> Result<()> {
     match value.fork().parse::<LitStr>() {
         Ok(literal) => {
             let message = format!("no quotes around this: write `{option} = {}`", literal.value());
@@ -288,11 +288,11 @@ fn option(meta: &ParseNestedMeta<'_>) -> String {
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
-    if place.is_some() {
+fn once<T>(target: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
+    if target.is_some() {
         return Err(meta.error("this option is given twice: remove one"));
     }
-    *place = Some(value);
+    *target = Some(value);
     Ok(())
 }
 

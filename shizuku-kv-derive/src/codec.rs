@@ -39,9 +39,9 @@ impl Codec {
     /// Returns the codec that the user named.
     pub(crate) fn named(written: &Ident) -> Result<Self> {
         let name = written.to_string();
-        let refuse = |message: String| Err(Error::new(written.span(), message));
+        let reject = |message: String| Err(Error::new(written.span(), message));
         let Some(codec) = Self::ALL.into_iter().find(|codec| codec.name() == name) else {
-            return refuse(match did_you_mean(&name, Self::ALL.map(Self::name)) {
+            return reject(match did_you_mean(&name, Self::ALL.map(Self::name)) {
                 Some(near) => format!("unknown codec `{name}`, did you mean `{near}`?"),
                 None => {
                     let all = Self::ALL.map(|codec| format!("`{}`", codec.name())).join(", ");
@@ -50,7 +50,7 @@ impl Codec {
             });
         };
         if !codec.is_there() {
-            return refuse(format!(
+            return reject(format!(
                 "the codec `{name}` is behind a feature: add `features = [\"{name}\"]` to the dependency on `shizuku-kv`"
             ));
         }

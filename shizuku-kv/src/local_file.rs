@@ -130,13 +130,13 @@ impl Identity {
 }
 
 /// Checks whether a resolved path still names this file.
-pub(crate) fn place(path: &Path, file: FileId) -> Identity {
-    place_and_len(path, file).0
+pub(crate) fn identity(path: &Path, file: FileId) -> Identity {
+    identity_and_len(path, file).0
 }
 
-/// Checks like [`place`], and returns the length of the file if the path names it, with one system
-/// call for both.
-pub(crate) fn place_and_len(path: &Path, file: FileId) -> (Identity, Option<u64>) {
+/// Checks like [`identity`], and returns the length of the file if the path names it, with one
+/// system call for both.
+pub(crate) fn identity_and_len(path: &Path, file: FileId) -> (Identity, Option<u64>) {
     match fs::symlink_metadata(path) {
         Ok(found) if FileId::of(&found) == file => (Identity::Kept, Some(found.len())),
         Ok(_) => (Identity::Replaced, None),

@@ -70,7 +70,7 @@ impl<T: Keyed> Table<T> {
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&T> {
         let hash = self.hasher.hash_one(key);
-        self.segments.get(self.place(hash))?.find(hash, |held| held.key_bytes() == key)
+        self.segments.get(self.index(hash))?.find(hash, |held| held.key_bytes() == key)
     }
 
     pub(crate) fn iter(&self) -> Iter<'_, T> {
@@ -83,18 +83,18 @@ impl<T: Keyed> Table<T> {
 
     /// Returns the index of a hash's segment. A segment that does not exist yet is part of the
     /// segment that will be divided for it.
-    fn place(&self, hash: u64) -> usize {
+    fn index(&self, hash: u64) -> usize {
         let mask = mask(self.segments.len());
-        let place = number(hash) & mask;
-        if place < self.segments.len() { place } else { place & (mask >> 1) }
+        let index = number(hash) & mask;
+        if index < self.segments.len() { index } else { index & (mask >> 1) }
     }
 }
 
 impl<T: Keyed + Clone> Table<T> {
     pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut T> {
         let hash = self.hasher.hash_one(key);
-        let place = self.place(hash);
-        let segment = self.segments.get_mut(place)?;
+        let index = self.index(hash);
+        let segment = self.segments.get_mut(index)?;
         Arc::make_mut(segment).find_mut(hash, |held| held.key_bytes() == key)
     }
 
@@ -105,8 +105,8 @@ impl<T: Keyed + Clone> Table<T> {
 
     /// Stores an entry whose hash is known.
     pub(crate) fn insert_hashed(&mut self, hash: u64, entry: T) -> Option<T> {
-        let place = self.place(hash);
-        let segment = self.segments.get_mut(place)?;
+        let index = self.index(hash);
+        let segment = self.segments.get_mut(index)?;
         let hasher = &self.hasher;
         let found = Arc::make_mut(segment).entry(
             hash,
@@ -115,7 +115,7 @@ impl<T: Keyed + Clone> Table<T> {
         );
         match found {
             Entry::Occupied(mut found) => return Some(mem::replace(found.get_mut(), entry)),
-            Entry::Vacant(place) => drop(place.insert(entry)),
+            Entry::Vacant(vacant) => drop(vacant.insert(entry)),
         }
         self.len += 1;
         if self.len > self.capacity() {
@@ -130,8 +130,8 @@ impl<T: Keyed + Clone> Table<T> {
 
     /// Removes the entry of a key whose hash is known.
     pub(crate) fn remove_hashed(&mut self, hash: u64, key: &[u8]) -> Option<T> {
-        let place = self.place(hash);
-        let segment = self.segments.get_mut(place)?;
+        let index = self.index(hash);
+        let segment = self.segments.get_mut(index)?;
         let is_same = |held: &T| held.key_bytes() == key;
         // A shared segment is copied only if it contains the key.
         segment.find(hash, is_same)?;
@@ -155,8 +155,8 @@ impl<T: Keyed + Clone> Table<T> {
         let segments = entries.div_ceil(SEGMENT).clamp(1, MOST);
         // Segments that are not divided yet have twice as many entries as the others.
         let undivided = mask(segments) / 2 + 1;
-        let new = |place| {
-            let is_divided = place >= undivided || place + undivided < segments;
+        let new = |index| {
+            let is_divided = index >= undivided || index + undivided < segments;
             let share = entries / if is_divided { 2 * undivided } else { undivided };
             // With a margin, because hashes are not spread evenly.
             Arc::new(HashTable::with_capacity(share.min(2 * SEGMENT) * 17 / 16))
@@ -203,8 +203,8 @@ impl<T: Keyed + Clone> Table<T> {
             return;
         }
         let Some(last) = self.segments.pop() else { return };
-        let place = self.segments.len() & (mask(self.segments.len() + 1) >> 1);
-        let Some(segment) = self.segments.get_mut(place) else { return };
+        let index = self.segments.len() & (mask(self.segments.len() + 1) >> 1);
+        let Some(segment) = self.segments.get_mut(index) else { return };
         let segment = Arc::make_mut(segment);
         let hash = |entry: &T| self.hasher.hash_one(entry.key_bytes());
         for entry in Arc::unwrap_or_clone(last) {

@@ -11,7 +11,7 @@ use async_nats::Client;
 use async_nats::jetstream;
 use serde_json::Value;
 
-use crate::config::ClusterPlace;
+use crate::config::ClusterMember;
 use crate::{NatsServer, NatsServerBuilder, TcpProxy, api, monitor, unique};
 
 /// Timeout for a cluster. An election takes four to nine seconds, and can fail.
@@ -92,10 +92,10 @@ impl NatsClusterBuilder {
                 }
             }
         }
-        let places = (0..self.nodes).map(|index| {
+        let members = (0..self.nodes).map(|index| {
             let from_here =
                 routes.iter().filter(|route| route.from == index).map(|route| &route.proxy);
-            ClusterPlace {
+            ClusterMember {
                 cluster: name.clone(),
                 server: format!("{name}-{index}"),
                 // A server takes the number of routes for the size of the cluster that it helps to
@@ -106,10 +106,10 @@ impl NatsClusterBuilder {
         });
         // Starts all servers at the same time, because the first tries to be elected after a tenth
         // of a second. If it cannot reach the others by then, the next try is seconds later.
-        let starting: Vec<_> = places
-            .map(|place| {
-                let options = self.options.clone().cluster(place.clone());
-                tokio::task::spawn_blocking(move || (place.server, options.start()))
+        let starting: Vec<_> = members
+            .map(|member| {
+                let options = self.options.clone().cluster(member.clone());
+                tokio::task::spawn_blocking(move || (member.server, options.start()))
             })
             .collect();
         let mut nodes = Vec::new();

@@ -17,14 +17,14 @@ pub struct NatsServerBuilder {
     users: Vec<String>,
     tls: Option<(PathBuf, PathBuf)>,
     client_ca: Option<PathBuf>,
-    cluster: Option<ClusterPlace>,
+    cluster: Option<ClusterMember>,
     extra: String,
     jetstream_extra: String,
 }
 
-/// The place of a server in a [`NatsCluster`](crate::NatsCluster).
+/// A server as a member of a [`NatsCluster`](crate::NatsCluster).
 #[derive(Debug, Clone)]
-pub(crate) struct ClusterPlace {
+pub(crate) struct ClusterMember {
     /// Name of the cluster, the same on each of its servers.
     pub(crate) cluster: String,
     /// Name of this server, different on each.
@@ -126,8 +126,8 @@ impl NatsServerBuilder {
         self
     }
 
-    pub(crate) fn cluster(mut self, place: ClusterPlace) -> Self {
-        self.cluster = Some(place);
+    pub(crate) fn cluster(mut self, member: ClusterMember) -> Self {
+        self.cluster = Some(member);
         self
     }
 
@@ -165,9 +165,9 @@ impl NatsServerBuilder {
             or_free(ports.client),
             quoted_path(ports_dir)
         );
-        if let Some(place) = &self.cluster {
-            let (name, server) = (quoted(&place.cluster), quoted(&place.server));
-            let routes: Vec<_> = place
+        if let Some(member) = &self.cluster {
+            let (name, server) = (quoted(&member.cluster), quoted(&member.server));
+            let routes: Vec<_> = member
                 .routes
                 .iter()
                 .map(|port| format!("\"nats-route://127.0.0.1:{port}\""))
@@ -179,7 +179,7 @@ impl NatsServerBuilder {
                 "server_name: {server}\ncluster {{ name: {name}, host: 127.0.0.1, port: {}, no_advertise: true, \
                  advertise: \"127.0.0.1:{}\", routes: [ {} ] }}",
                 or_free(ports.routes),
-                place.advertised,
+                member.advertised,
                 routes.join(", ")
             );
         }

@@ -183,11 +183,11 @@ async fn accept(listener: TcpListener, mode: Arc<watch::Sender<Mode>>, free: Arc
         if born.refuse {
             continue;
         }
-        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
         let mode = mode.subscribe();
         tokio::spawn(async move {
             connection(client, born, mode).await;
-            drop(place);
+            drop(permit);
         });
     }
 }

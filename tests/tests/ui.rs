@@ -25,9 +25,10 @@ fn the_first_error_is_where_the_mistake_is() {
         let name = case.file_name().unwrap().to_str().unwrap();
         let source = fs::read_to_string(&case).unwrap();
         let errors = fs::read_to_string(case.with_extension("stderr")).unwrap();
-        let place = errors.lines().find_map(|line| line.trim_start().strip_prefix("--> ")).unwrap();
-        let place = place.strip_prefix(&format!("ui/{name}:")).expect(place);
-        let (line, column) = place.split_once(':').unwrap();
+        let location =
+            errors.lines().find_map(|line| line.trim_start().strip_prefix("--> ")).unwrap();
+        let location = location.strip_prefix(&format!("ui/{name}:")).expect(location);
+        let (line, column) = location.split_once(':').unwrap();
         // Other errors are the compiler's own.
         let count = errors.lines().filter(|line| line.starts_with("error")).count();
         let is_ours = errors.starts_with("error: ");

@@ -71,7 +71,7 @@ impl Heavy {
             Self::PutMany => "put_many of 10000 existing keys",
             Self::Purge => "purge of 1 key in 100, one after the other",
             Self::Overtaken => "watch of all, every key written again meanwhile",
-            Self::DropWatch => "drop of a watch that owes every key",
+            Self::DropWatch => "drop of a watch with every key pending",
             Self::Shorten => "reconcile of history 2 to 1",
             Self::Age => "reconcile to a maximum age",
             Self::Expire => "all keys expire at one moment",

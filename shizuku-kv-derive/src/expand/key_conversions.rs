@@ -55,13 +55,13 @@ fn from_fields(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let types = template
         .fields()
         .enumerate()
-        .map(|(place, field)| {
+        .map(|(index, field)| {
             let ty = field.ty();
             if !is_string(ty) {
                 return ty.to_token_stream();
             }
             let text = format_ident!("__Text{}", texts.len());
-            let bound = quote!(#root::__private::IntoField<#ty, #key, #place>);
+            let bound = quote!(#root::__private::IntoField<#ty, #key, #index>);
             own.push(into_field(&bound, ty, &ty.to_token_stream(), &quote!(self)));
             bounds.push(bound);
             texts.push(text.clone());
@@ -131,7 +131,7 @@ fn tuple(types: &[TokenStream], name: &Ident) -> (TokenStream, Vec<TokenStream>)
     match types {
         [ty] => (ty.clone(), vec![quote!(#name)]),
         types => {
-            let values = (0..types.len()).map(|place| Member::Unnamed(Index::from(place)));
+            let values = (0..types.len()).map(|index| Member::Unnamed(Index::from(index)));
             (quote!((#(#types),*)), values.map(|value| quote!(#name.#value)).collect())
         }
     }

@@ -16,9 +16,9 @@ pub(crate) fn members(template: &Template<'_>) -> Vec<Member> {
     template
         .fields()
         .enumerate()
-        .map(|(place, field)| match &field.member {
+        .map(|(index, field)| match &field.member {
             Member::Named(ident) => Member::Named(ident.clone()),
-            Member::Unnamed(_) => Member::from(place),
+            Member::Unnamed(_) => Member::from(index),
         })
         .collect()
 }

@@ -59,7 +59,7 @@ fn check(name: &str) {
 
 #[test]
 fn output_equals_its_snapshot() {
-    for name in ["template", "options", "field_key", "pair", "static_key", "refused"] {
+    for name in ["template", "options", "field_key", "pair", "static_key", "rejected"] {
         check(name);
     }
 }

@@ -113,7 +113,7 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
     const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
     const WAY_OUT: &str = "write whole numbers with units, the largest first: `30s`, `1h30m`, `7d`";
     let text = literal.value();
-    let refuse = |part, found: String| {
+    let reject = |part, found: String| {
         Err(error_at(literal, part, &format!("invalid ttl: {found}: {WAY_OUT}")))
     };
     if text.is_empty() {
@@ -127,7 +127,7 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         if digits == 0 {
             let character = rest.chars().next().unwrap_or_default();
-            return refuse(
+            return reject(
                 at..at + character.len_utf8(),
                 format!("{character:?} at byte {at} is not a digit"),
             );
@@ -146,12 +146,12 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
             };
             let part =
                 if unit.is_empty() { at..at + digits } else { at + digits..at + digits + letters };
-            return refuse(part, found);
+            return reject(part, found);
         };
         if seconds >= smallest {
             let found =
                 format!("{unit:?} at byte {} follows a unit that is not larger", at + digits);
-            return refuse(at + digits..at + digits + letters, found);
+            return reject(at + digits..at + digits + letters, found);
         }
         smallest = seconds;
         let part =
@@ -160,11 +160,11 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
         at += digits + letters;
     }
     match sum {
-        None => refuse(0..text.len(), "it is longer than can be counted".to_owned()),
+        None => reject(0..text.len(), "it is longer than can be counted".to_owned()),
         Some(sum) if sum > LONGEST_TTL => {
-            refuse(0..text.len(), "it is longer than 100 years".to_owned())
+            reject(0..text.len(), "it is longer than 100 years".to_owned())
         }
-        Some(0) => refuse(0..text.len(), "it is no time at all".to_owned()),
+        Some(0) => reject(0..text.len(), "it is no time at all".to_owned()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
     }
 }

@@ -96,7 +96,7 @@ impl Check {
                      itself: remove this, or use a codec with names, such as `json`",
                     option.name
                 );
-                refuse(option.span, message)
+                reject(option.span, message)
             }
             None => Ok(()),
         }
@@ -116,11 +116,11 @@ impl Check {
             let message = "postcard stores the number of a variant, and a skipped variant shifts \
                            the numbers after it when they are read: remove this, or use a codec \
                            with names, such as `json`";
-            return refuse(skip.span, message);
+            return reject(skip.span, message);
         }
         let one = options.skips_one_direction().filter(|one| one.name == "skip_deserializing");
         if let Some(skip) = one.filter(|_| self.directions == Directions::Both) {
-            return refuse(skip.span, "this variant would be written and never read: write `skip`");
+            return reject(skip.span, "this variant would be written and never read: write `skip`");
         }
         self.fields(&variant.fields, &options)
     }
@@ -141,12 +141,12 @@ impl Check {
                 let message = "postcard stores no names, so a field that is left out shifts all \
                                fields after it: remove this, write `skip`, or use a codec with \
                                names, such as `json`";
-                return refuse(skip.span, message);
+                return reject(skip.span, message);
             }
             if field.ident.is_none() {
                 let message = "a field without a name that is left out shifts all fields after \
                                it: give it a name, or write `skip`";
-                return refuse(skip.span, message);
+                return reject(skip.span, message);
             }
         }
         if self.directions != Directions::Both {
@@ -167,7 +167,7 @@ impl Check {
             {
                 let message = "this field is written, and rejected by `deny_unknown_fields` when \
                                the record is read: write `skip`";
-                return refuse(skip.span, message);
+                return reject(skip.span, message);
             }
             Some(skip)
                 if skip.name != "skip_deserializing"
@@ -176,7 +176,7 @@ impl Check {
             {
                 let message = "this field is left out when the record is written, and required \
                                when it is read: write `skip`, or add a `default`";
-                return refuse(skip.span, message);
+                return reject(skip.span, message);
             }
             _ => {}
         }
@@ -198,7 +198,7 @@ impl Check {
             return Ok(());
         }
         let message = "this is written under one name and read under another: use one name, or add an `alias`";
-        refuse(rename, message)
+        reject(rename, message)
     }
 
     /// Rejects two cases for the names of one type.
@@ -206,7 +206,7 @@ impl Check {
         let all = ["rename_all", "rename_all_fields"];
         match all.into_iter().find_map(|name| self.two_sided(options, name)) {
             Some(span) => {
-                refuse(span, "names are written in one case and read in another: use one case")
+                reject(span, "names are written in one case and read in another: use one case")
             }
             None => Ok(()),
         }
@@ -227,6 +227,6 @@ impl Check {
     }
 }
 
-fn refuse<T>(span: Span, message: impl std::fmt::Display) -> Result<T> {
+fn reject<T>(span: Span, message: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(span, message))
 }

@@ -60,7 +60,7 @@ pub(super) fn template<'a>(
     loop {
         let at = text.len() - rest.len();
         let opened = rest.find(['{', '.', '}']).unwrap_or(rest.len());
-        let refuse = |length: usize, message: String| {
+        let reject = |length: usize, message: String| {
             Err(error_at(
                 literal,
                 at + opened..at + opened + length,
@@ -69,7 +69,7 @@ pub(super) fn template<'a>(
         };
         let (token, after) = if rest[opened..].starts_with('{') {
             let Some(closed) = rest[opened..].find('}').map(|closed| opened + closed) else {
-                return refuse(
+                return reject(
                     1,
                     format!("'{{' at byte {} is not closed: write `{{field}}`", at + opened),
                 );
@@ -78,14 +78,14 @@ pub(super) fn template<'a>(
             if name.contains('{') {
                 let message =
                     format!("'{{' at byte {} is opened twice: write `{{field}}`", at + opened);
-                return refuse(closed + 1 - opened, message);
+                return reject(closed + 1 - opened, message);
             }
             if opened != 0 || !(after.is_empty() || after.starts_with('.')) {
                 let message = format!(
                     "`{{{name}}}` at byte {} is a part of a token: a placeholder is a whole token, with dots around it",
                     at + opened,
                 );
-                return refuse(closed + 1 - opened, message);
+                return reject(closed + 1 - opened, message);
             }
             let field = field(input, fields, name)
                 .map_err(|message| error_at(literal, at..at + closed + 1, &message.at(at)))?;
@@ -93,14 +93,14 @@ pub(super) fn template<'a>(
                 .iter()
                 .any(|token| matches!(token, Token::Field(before) if before.member == field.member))
             {
-                return refuse(
+                return reject(
                     closed + 1,
                     format!("`{{{name}}}` at byte {at} is there twice: remove one"),
                 );
             }
             (Token::Field(field), after)
         } else if rest[opened..].starts_with('}') {
-            return refuse(
+            return reject(
                 1,
                 format!("'}}' at byte {} closes nothing: write `{{field}}`", at + opened),
             );

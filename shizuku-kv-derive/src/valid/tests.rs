@@ -4,7 +4,7 @@
 use super::*;
 
 /// Returns the message for an input, or an empty string.
-fn refusal(input: &str, check: fn(&Input<'_>) -> Result<()>) -> String {
+fn rejection(input: &str, check: fn(&Input<'_>) -> Result<()>) -> String {
     let checked = syn::parse_str(input).and_then(|input| {
         let (input, read) = Input::new(&input);
         read.and_then(|()| check(&input))
@@ -12,18 +12,18 @@ fn refusal(input: &str, check: fn(&Input<'_>) -> Result<()>) -> String {
     checked.err().map_or_else(String::new, |error| error.to_string())
 }
 
-fn record_refusal(input: &str) -> String {
-    refusal(input, |input| record(input).and_then(|_| options(input)).map(|_| ()))
+fn record_rejection(input: &str) -> String {
+    rejection(input, |input| record(input).and_then(|_| options(input)).map(|_| ()))
 }
 
-fn static_refusal(input: &str) -> String {
-    refusal(input, |input| static_key(input).and_then(|_| options(input)).map(|_| ()))
+fn static_rejection(input: &str) -> String {
+    rejection(input, |input| static_key(input).and_then(|_| options(input)).map(|_| ()))
 }
 
 /// Compares messages: each is empty for a valid input, and otherwise contains the expected text.
-fn assert_messages(rows: &[(&str, &str)], refusal: impl Fn(&str) -> String) {
+fn assert_messages(rows: &[(&str, &str)], rejection: impl Fn(&str) -> String) {
     for (input, message) in rows {
-        let found = refusal(input);
+        let found = rejection(input);
         assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
         assert!(found.contains(message), "{input}: {found}");
     }
@@ -55,7 +55,7 @@ fn templates() {
         (&long, "a key of 1031 bytes at byte 1024: keys are at most"),
     ];
     assert_messages(&rows, |template| {
-        record_refusal(&format!(
+        record_rejection(&format!(
             "#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"
         ))
     });
@@ -94,7 +94,7 @@ fn records() {
         ("#[kv = \"a\"] struct A { a: u8 }", "expected"),
         ("struct A { #[kv(crate = a)] a: u8 }", "`crate` belongs on the type"),
     ];
-    assert_messages(&rows, record_refusal);
+    assert_messages(&rows, record_rejection);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn static_keys() {
         ("#[kv(key = \"a..b\")] struct A;", "'.' at byte 2: empty token"),
         ("#[kv(key = \"a*\")] struct A;", "'*' at byte 1"),
     ];
-    assert_messages(&rows, static_refusal);
+    assert_messages(&rows, static_rejection);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn options_of_the_type() {
         ("bukcet = \"a\"", "unknown option `bukcet`, did you mean `bucket`?"),
     ];
     assert_messages(&rows, |option| {
-        record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"))
+        record_rejection(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"))
     });
 }
 
@@ -159,7 +159,7 @@ fn codecs_are_there_with_their_features() {
         ("postcard", cfg!(feature = "postcard")),
         ("protobuf", cfg!(feature = "protobuf")),
     ] {
-        let found = static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] struct A;"));
+        let found = static_rejection(&format!("#[kv(key = \"a\", codec = {codec})] struct A;"));
         let message = format!(
             "the codec `{codec}` is behind a feature: add `features = [\"{codec}\"]` to the dependency on `shizuku-kv`"
         );
@@ -184,7 +184,7 @@ fn lengths_of_time() {
 }
 
 #[test]
-fn options_of_another_place_are_rejected() {
+fn options_of_another_position_are_rejected() {
     let rows = [
         (
             "#[kv(codec = json)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
@@ -267,14 +267,14 @@ fn options_of_another_place_are_rejected() {
             "`bucket` belongs on the type, not on a field",
         ),
     ];
-    assert_messages(&rows, record_refusal);
+    assert_messages(&rows, record_rejection);
 }
 
 #[test]
 fn attributes_that_break_the_round_trip() {
     const POSTCARD: &str = if cfg!(feature = "postcard") { "postcard" } else { "json" };
     let both = |codec: &str, item: &str| {
-        static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] {item}"))
+        static_rejection(&format!("#[kv(key = \"a\", codec = {codec})] {item}"))
     };
     let rows = [
         (
@@ -361,9 +361,9 @@ fn attributes_that_break_the_round_trip() {
 
 /// The message marks the position itself if the compiler cannot point into the literal.
 #[test]
-fn place_in_a_literal_is_shown() {
+fn position_in_a_literal_is_shown() {
     let show = |text: &str| {
-        let found = static_refusal(&format!("#[kv(key = {text:?})] struct A;"));
+        let found = static_rejection(&format!("#[kv(key = {text:?})] struct A;"));
         found.split_once('\n').map(|(_, picture)| picture.to_owned())
     };
     assert_eq!(show("config.data base").as_deref(), Some("    config.data base\n               ^"));

@@ -58,23 +58,23 @@ impl Capability {
     }
 
     /// Checks that a backend that does not claim it rejects requests that need it.
-    pub(super) async fn ensure_refused(self, fixture: &Fixture) -> CheckResult {
+    pub(super) async fn ensure_rejected(self, fixture: &Fixture) -> CheckResult {
         match self {
-            Self::Write => writing_is_refused(fixture).await,
-            Self::CompareAndSwap => comparing_and_swapping_is_refused(fixture).await,
+            Self::Write => writing_is_rejected(fixture).await,
+            Self::CompareAndSwap => comparing_and_swapping_is_rejected(fixture).await,
             Self::Watch => {
                 let store = fixture.store().await?;
                 let watch = store.watch(WatchScope::All).await;
                 ensure_error!(watch, KvError::Unsupported { .. }, "watching, which is not claimed");
                 Ok(())
             }
-            Self::WatchResume => resuming_is_refused(fixture).await,
+            Self::WatchResume => resuming_is_rejected(fixture).await,
             Self::History => {
-                opening_is_refused(fixture, fixture.config().history(2), "a history of 2").await
+                opening_is_rejected(fixture, fixture.config().history(2), "a history of 2").await
             }
             Self::MaxAge => {
                 let config = fixture.config().max_age(Duration::from_secs(60));
-                opening_is_refused(fixture, config, "a maximum age").await
+                opening_is_rejected(fixture, config, "a maximum age").await
             }
             Self::KeyTtl => {
                 let store = fixture.store().await?;
@@ -83,7 +83,7 @@ impl Capability {
                     "times to live are not claimed, but the store has them"
                 );
                 let config = fixture.config().key_ttl(true);
-                opening_is_refused(fixture, config, "times to live of single keys").await
+                opening_is_rejected(fixture, config, "times to live of single keys").await
             }
             Self::FencedWrites => {
                 let store = fixture.store().await?;
@@ -95,7 +95,7 @@ impl Capability {
             }
             Self::LeaderReads => {
                 let config = fixture.config().consistency(ReadConsistency::Leader);
-                opening_is_refused(fixture, config, "leader reads").await
+                opening_is_rejected(fixture, config, "leader reads").await
             }
             // No request needs these, so nothing can be rejected.
             Self::ExpiryEvents | Self::Persistent | Self::Shared => Ok(()),
@@ -103,7 +103,7 @@ impl Capability {
     }
 }
 
-async fn opening_is_refused(fixture: &Fixture, config: StoreConfig, with: &str) -> CheckResult {
+async fn opening_is_rejected(fixture: &Fixture, config: StoreConfig, with: &str) -> CheckResult {
     let name = fixture.fresh_name();
     let opened = fixture.connection().store_with_config(&name, config).await;
     ensure_error!(
@@ -114,7 +114,7 @@ async fn opening_is_refused(fixture: &Fixture, config: StoreConfig, with: &str) 
     Ok(())
 }
 
-async fn writing_is_refused(fixture: &Fixture) -> CheckResult {
+async fn writing_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     ensure_error!(
         store.put("key", "value").await,
@@ -137,7 +137,7 @@ async fn writing_is_refused(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-async fn comparing_and_swapping_is_refused(fixture: &Fixture) -> CheckResult {
+async fn comparing_and_swapping_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = VersionToken::from_u64(1);
     let create = store.create("key", "value").await;
@@ -149,7 +149,7 @@ async fn comparing_and_swapping_is_refused(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-async fn resuming_is_refused(fixture: &Fixture) -> CheckResult {
+async fn resuming_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let cursor = WatchCursor::new([0; 16], 1, SystemTime::now());
     let first = match store.watch_from(WatchScope::All, cursor).await {

@@ -13,9 +13,9 @@ pub const CHECKS: &[Check] = checks! { "expiry";
     times_to_live_are_asked_for [Write, KeyTtl]
         "Single keys can have a time to live in stores that were opened with it. Others have no \
          such ability.",
-    a_time_to_live_below_the_granularity_is_refused [Write, KeyTtl]
+    a_time_to_live_below_the_granularity_is_rejected [Write, KeyTtl]
         "A time to live that the store cannot keep is InvalidConfig, and nothing is written.",
-    a_time_to_live_over_the_maximum_age_is_refused [Write, KeyTtl, MaxAge]
+    a_time_to_live_over_the_maximum_age_is_rejected [Write, KeyTtl, MaxAge]
         "A time to live that the maximum age would cut short is InvalidConfig, and nothing is \
          written.",
     a_deletion_is_told_of_once [Write, Watch, KeyTtl]
@@ -81,7 +81,7 @@ pub async fn times_to_live_are_asked_for(fixture: &Fixture) -> CheckResult {
 }
 
 /// Writes with zero, and with one nanosecond less than the shortest.
-pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_time_to_live_below_the_granularity_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
     for short in [Duration::ZERO, ttl.granularity().saturating_sub(Duration::from_nanos(1))] {
@@ -107,7 +107,7 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
 
 /// Writes with one step more, in a store that has the age from the start, and in one that got it
 /// while a handle was open.
-pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_time_to_live_over_the_maximum_age_is_rejected(fixture: &Fixture) -> CheckResult {
     const AGE: Duration = Duration::from_secs(60);
     for later in [false, true] {
         let mut config = fixture.config().key_ttl(true);
@@ -144,7 +144,7 @@ pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -
             "update with a time to live over the maximum age"
         );
         let found = store.get("key").await?.map(|entry| entry.version);
-        ensure_eq!(found, Some(version), "the version after a refused update");
+        ensure_eq!(found, Some(version), "the version after a rejected update");
     }
     Ok(())
 }
@@ -336,7 +336,7 @@ pub async fn swaps_with_a_time_to_live_compare(fixture: &Fixture) -> CheckResult
         "update with a time to live of an absent key"
     );
     let found = store.get("key").await?.map(|entry| (entry.value, entry.version));
-    ensure_eq!(found, Some(("2".into(), second)), "value and version after refused writes");
+    ensure_eq!(found, Some(("2".into(), second)), "value and version after rejected writes");
     store.delete("key").await?;
     ttl.create("key", "3", long).await?;
     Ok(())

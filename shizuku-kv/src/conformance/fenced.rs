@@ -19,7 +19,7 @@ pub const CHECKS: &[Check] = checks! { "fenced";
     a_maximum_age_set_later_lets_no_older_token_in [FencedWrites, MaxAge]
         "In a store that is given a maximum age, every open handle rejects an older token, even \
          if the entry is gone.",
-    an_older_token_is_refused [FencedWrites]
+    an_older_token_is_rejected [FencedWrites]
         "A write with an older token than that of the newest entry is Fenced, and nothing is \
          written.",
     equal_and_newer_tokens_are_accepted [FencedWrites]
@@ -59,9 +59,9 @@ pub const CHECKS: &[Check] = checks! { "fenced";
         "No concurrent write or raise is lost, and no write with a smaller token follows a raise.",
     raise_of_a_value_that_expires_is_rejected [FencedWrites, KeyTtl]
         "raise of a value with a time to live is Unsupported, and nothing is written.",
-    invalid_keys_are_refused_by_fenced_writes [FencedWrites]
+    invalid_keys_are_rejected_by_fenced_writes [FencedWrites]
         "A string that is not a key is InvalidKey before any request is sent.",
-    a_fenced_value_over_the_limit_is_refused [FencedWrites]
+    a_fenced_value_over_the_limit_is_rejected [FencedWrites]
         "A value over the limit of fenced writes, which is max_value_size or slightly less, is \
          ValueTooLarge before any token is compared. A value of that size fits with its token.",
 };
@@ -188,7 +188,7 @@ pub async fn a_maximum_age_set_later_lets_no_older_token_in(fixture: &Fixture) -
 }
 
 /// Uses one less than a large token, and zero.
-pub async fn an_older_token_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn an_older_token_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for newest in [1, 7, u64::MAX] {
         let version = fenced_of(&store)?.put("key", "newest", token(newest)).await?;
@@ -197,7 +197,7 @@ pub async fn an_older_token_is_refused(fixture: &Fixture) -> CheckResult {
         }
         let value = found(&store, "key").await?;
         let expected = Some((b"newest".to_vec(), version, Some(token(newest))));
-        ensure_eq!(value, expected, "the entry after writes that were refused");
+        ensure_eq!(value, expected, "the entry after writes that were rejected");
     }
     Ok(())
 }
@@ -249,7 +249,7 @@ pub async fn a_deletion_keeps_the_token(fixture: &Fixture) -> CheckResult {
         let tombstone = tombstone.as_ref().map(shape);
         ensure_eq!(tombstone, Some((Vec::new(), version, Some(token(deleted)))), "the tombstone");
         ensure_all_fenced(&store, key, deleted - 1, deleted, version).await?;
-        ensure!(store.get(key).await?.is_none(), "a refused write made a deleted key");
+        ensure!(store.get(key).await?.is_none(), "a rejected write made a deleted key");
         fenced.create(key, "again", token(deleted)).await?;
     }
     Ok(())
@@ -362,7 +362,7 @@ pub async fn the_newest_token_wins(fixture: &Fixture) -> CheckResult {
                         Err(KvError::Fenced { newest, .. }) => {
                             ensure!(
                                 newest > token(number),
-                                "token {number} was refused for {newest}"
+                                "token {number} was rejected for {newest}"
                             );
                         }
                         Err(error) => return Err(error.into()),
@@ -575,7 +575,7 @@ pub async fn raise_loses_no_write(fixture: &Fixture) -> CheckResult {
                 match fenced.put(&key, number.to_string(), token(5)).await {
                     Ok(_) => last = Some(number),
                     Err(KvError::Fenced { newest, .. }) => {
-                        ensure_eq!(newest, token(6), "the token that refuses the holder");
+                        ensure_eq!(newest, token(6), "the token that rejects the holder");
                         break;
                     }
                     Err(error) => return Err(error.into()),
@@ -627,7 +627,7 @@ pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> Che
 }
 
 /// Makes each kind of write.
-pub async fn invalid_keys_are_refused_by_fenced_writes(fixture: &Fixture) -> CheckResult {
+pub async fn invalid_keys_are_rejected_by_fenced_writes(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let fenced = fenced_of(&store)?;
     let version = VersionToken::from_u64(1);
@@ -644,13 +644,13 @@ pub async fn invalid_keys_are_refused_by_fenced_writes(fixture: &Fixture) -> Che
         ensure_error!(raise, KvError::InvalidKey { .. }, "raise of {key:?}");
     }
     let left = store.keys(WatchScope::All).try_collect().await?;
-    ensure!(left.is_empty(), "refused writes left something behind");
+    ensure!(left.is_empty(), "rejected writes left something behind");
     Ok(())
 }
 
 /// Also checks an older token, and deletions in a store with hardly any room, if that store offers
 /// fenced writes.
-pub async fn a_fenced_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_fenced_value_over_the_limit_is_rejected(fixture: &Fixture) -> CheckResult {
     const LARGEST: FencingToken = token(u64::MAX);
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
     let fenced = fenced_of(&store)?;
@@ -671,7 +671,7 @@ pub async fn a_fenced_value_over_the_limit_is_refused(fixture: &Fixture) -> Chec
         ensure_error!(update, KvError::ValueTooLarge { .. }, "a fenced update that is too large");
     }
     let left = found(&store, "key").await?.map(|(value, version, _)| (value.len(), version));
-    ensure_eq!(left, Some((limit, version)), "size and version after refused writes");
+    ensure_eq!(left, Some((limit, version)), "size and version after rejected writes");
     ensure!(store.entry("other").await?.is_none(), "a rejected write left something behind");
     fenced.update("key", vec![b'w'; limit], version, LARGEST).await?;
 

@@ -7,12 +7,12 @@ use crate::store::{KvError, KvResult, Store, VersionToken, WatchScope};
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "keys";
-    invalid_keys_are_refused_by_reads []
+    invalid_keys_are_rejected_by_reads []
         "A string that is not a key is InvalidKey with the position of its first offending byte.",
-    invalid_keys_are_refused_by_writes [Write]
+    invalid_keys_are_rejected_by_writes [Write]
         "A string that is not a key is InvalidKey with the position of its first offending byte, \
          and nothing is written.",
-    invalid_keys_are_refused_with_a_time_to_live [Write, KeyTtl]
+    invalid_keys_are_rejected_with_a_time_to_live [Write, KeyTtl]
         "A string that is not a key is InvalidKey with the position of its first offending byte, \
          and nothing is written.",
     every_allowed_character_works [Write]
@@ -91,7 +91,7 @@ async fn ensure_empty(store: &Store) -> CheckResult {
 }
 
 /// Calls `get`, `entry`, `get_many`, `history`, and reads the scope of one key.
-pub async fn invalid_keys_are_refused_by_reads(fixture: &Fixture) -> CheckResult {
+pub async fn invalid_keys_are_rejected_by_reads(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for (key, at) in invalid_keys() {
         ensure_invalid(store.get(&key).await, at, "get", &key)?;
@@ -105,7 +105,7 @@ pub async fn invalid_keys_are_refused_by_reads(fixture: &Fixture) -> CheckResult
 
 /// Calls every write, and `put_many` with an invalid item in the middle. The store is empty
 /// afterwards.
-pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResult {
+pub async fn invalid_keys_are_rejected_by_writes(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = VersionToken::from_u64(1);
     for (key, at) in invalid_keys() {
@@ -130,7 +130,7 @@ pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResul
 }
 
 /// Calls every write with a time to live.
-pub async fn invalid_keys_are_refused_with_a_time_to_live(fixture: &Fixture) -> CheckResult {
+pub async fn invalid_keys_are_rejected_with_a_time_to_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().key_ttl(true)).await?;
     let Some(ttl) = store.ttl() else {
         return Err(CheckFailure::new(

@@ -9,11 +9,11 @@ use crate::store::{
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "settings";
-    impossible_settings_are_refused []
+    impossible_settings_are_rejected []
         "A setting that cannot work is InvalidConfig with its name, and no store is created.",
     the_claimed_history_is_the_most [History]
         "A store can keep the claimed number of versions, and more are Unsupported.",
-    a_different_configuration_is_refused [Write]
+    a_different_configuration_is_rejected [Write]
         "A requested setting that differs from the store's is ConfigMismatch, with the requested \
          and the actual value.",
     settings_left_alone_are_not_compared [Write]
@@ -32,7 +32,7 @@ pub const CHECKS: &[Check] = checks! { "settings";
 };
 
 /// Uses each impossible setting on its own, and a deadline of zero.
-pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
+pub async fn impossible_settings_are_rejected(fixture: &Fixture) -> CheckResult {
     let base = || fixture.config();
     let impossible = [
         ("history", base().history(0)),
@@ -130,7 +130,7 @@ fn ensure_differences(
 }
 
 /// Changes one setting, two, and one among others that agree.
-pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_different_configuration_is_rejected(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
     let store = connection
@@ -153,11 +153,11 @@ pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckRes
         let opened = connection.store_with_config(&name, base().history(2)).await;
         ensure_differences(opened, &name, &[("history", "2", "1")])?;
     }
-    ensure_eq!(store.max_value_size(), 1111, "the limit after refused openings");
+    ensure_eq!(store.max_value_size(), 1111, "the limit after rejected openings");
     ensure_eq!(
         store.get("key").await?.map(|entry| entry.version),
         Some(version),
-        "the value after refused openings"
+        "the value after rejected openings"
     );
     Ok(())
 }
@@ -377,7 +377,7 @@ pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
         opened => opened?,
     };
     let mut written = 0_usize;
-    let refused = loop {
+    let rejected = loop {
         match store.put(format!("key.{written}"), vec![b'v'; VALUE]).await {
             Ok(_) => written += 1,
             Err(error) => break error,
@@ -388,7 +388,7 @@ pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
             "{bytes} bytes of values were written to a store limited to {LIMIT} bytes"
         );
     };
-    ensure_error!(Err::<(), _>(refused), KvError::StoreFull { .. }, "a write to a full store");
+    ensure_error!(Err::<(), _>(rejected), KvError::StoreFull { .. }, "a write to a full store");
     ensure!(
         written * VALUE >= 32 * 1024,
         "the store is full with {written} values of {VALUE} bytes"

@@ -11,7 +11,7 @@ pub const CHECKS: &[Check] = checks! { "stores";
         "Stores have nothing in common but their connection.",
     a_store_that_must_exist_is_not_made []
         "A missing store that must exist is StoreNotFound, and is not created.",
-    invalid_names_are_refused []
+    invalid_names_are_rejected []
         "A name that is not 1 to 64 characters of A-Z a-z 0-9 _ and - is InvalidStoreName.",
     a_store_claims_no_more_than_its_connection []
         "A store claims at most the capabilities of its connection.",
@@ -21,7 +21,7 @@ pub const CHECKS: &[Check] = checks! { "stores";
         "Handles of a deleted store return StoreNotFound.",
     watching_and_swapping_in_a_deleted_store_fails [Write, CompareAndSwap, Watch]
         "Handles of a deleted store return StoreNotFound.",
-    deleting_a_missing_store_is_refused []
+    deleting_a_missing_store_is_rejected []
         "Deleting a store that does not exist is StoreNotFound.",
     a_store_made_again_is_empty [Write]
         "A store that was deleted and recreated has none of its earlier content.",
@@ -94,7 +94,7 @@ pub async fn a_store_that_must_exist_is_not_made(fixture: &Fixture) -> CheckResu
 }
 
 /// Opens, opens with `must_exist`, and deletes. The longest name works.
-pub async fn invalid_names_are_refused(fixture: &Fixture) -> CheckResult {
+pub async fn invalid_names_are_rejected(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let long = "n".repeat(65);
     let invalid = [
@@ -256,7 +256,7 @@ pub async fn watching_and_swapping_in_a_deleted_store_fails(fixture: &Fixture) -
 }
 
 /// Deletes a store that never existed, and one that was deleted before.
-pub async fn deleting_a_missing_store_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn deleting_a_missing_store_is_rejected(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let missing = connection.delete_store(&name).await;
     ensure_error!(missing, KvError::StoreNotFound { .. }, "deleting a store that was never made");

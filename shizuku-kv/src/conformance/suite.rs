@@ -190,7 +190,7 @@ impl Suite {
                 Ok(()) => Outcome::Passed,
                 Err(failure) => Outcome::Failed(failure),
             },
-            Some(missing) => match self.bounded(fixture, missing.ensure_refused(fixture)).await {
+            Some(missing) => match self.bounded(fixture, missing.ensure_rejected(fixture)).await {
                 Ok(()) => Outcome::NotApplicable(format!("{missing:?} is not claimed")),
                 Err(failure) => Outcome::Failed(failure),
             },

@@ -22,10 +22,10 @@ pub const CHECKS: &[Check] = checks! { "values";
         "Values are any bytes.",
     a_value_of_the_limit_fits [Write]
         "A value of max_value_size bytes can be written, whatever the key.",
-    a_value_over_the_limit_is_refused [Write]
+    a_value_over_the_limit_is_rejected [Write]
         "A value over max_value_size is ValueTooLarge with its size and the limit, and nothing \
          is written.",
-    a_swapped_value_over_the_limit_is_refused [Write, CompareAndSwap]
+    a_swapped_value_over_the_limit_is_rejected [Write, CompareAndSwap]
         "create and update of a value over their limit, which is max_value_size or slightly \
          less, are ValueTooLarge. A value of that size fits.",
     the_default_limit_is_true [Write]
@@ -161,7 +161,7 @@ fn ensure_too_large(result: KvResult<VersionToken>, size: usize, limit: usize) -
 }
 
 /// Writes through `put` and `put_many`, one byte over and far over the limit.
-pub async fn a_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_value_over_the_limit_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
     let before = store.put("key", "small").await?;
     for size in [1001, 100_000] {
@@ -173,17 +173,17 @@ pub async fn a_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult
         }
     }
     let found = store.get("key").await?.map(|entry| entry.version);
-    ensure_eq!(found, Some(before), "the version after refused writes");
-    ensure!(store.entry("other").await?.is_none(), "a refused write left something behind");
+    ensure_eq!(found, Some(before), "the version after rejected writes");
+    ensure!(store.entry("other").await?.is_none(), "a rejected write left something behind");
     Ok(())
 }
 
 /// Writes through `create` and `update`.
-pub async fn a_swapped_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn a_swapped_value_over_the_limit_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
     let value = Bytes::from(vec![b'v'; 1001]);
     ensure_too_large(store.create("key", value.clone()).await, 1001, 1000)?;
-    ensure!(store.entry("key").await?.is_none(), "a refused create left something behind");
+    ensure!(store.entry("key").await?.is_none(), "a rejected create left something behind");
     let room = room(store.create("key", vec![b'v'; 1000]).await)?;
     let before = match room {
         None => store.get("key").await?.map(|entry| entry.version),
@@ -229,7 +229,7 @@ pub async fn the_default_limit_is_true(fixture: &Fixture) -> CheckResult {
     );
     if limit <= TRIED {
         ensure_too_large(store.put("key", vec![b'v'; limit + 1]).await, limit + 1, limit)?;
-        ensure!(store.entry("key").await?.is_none(), "a refused write left something behind");
+        ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
     }
     Ok(())
 }
@@ -290,7 +290,7 @@ pub async fn values_are_never_shown(fixture: &Fixture) -> CheckResult {
     ];
     for result in errors {
         let Err(error) = result else {
-            return Err(CheckFailure::new("a write that had to be refused succeeded"));
+            return Err(CheckFailure::new("a write that had to be rejected succeeded"));
         };
         shown.extend([format!("{error}"), format!("{error:?}")]);
     }

@@ -16,21 +16,21 @@ pub const CHECKS: &[Check] = checks! { "writes";
         "put stores a value, whatever the key had before.",
     create_makes_an_absent_key [Write, CompareAndSwap]
         "create stores a value if the key was never written.",
-    create_over_a_live_value_is_refused [Write, CompareAndSwap]
+    create_over_a_live_value_is_rejected [Write, CompareAndSwap]
         "create over a live value is AlreadyExists, and nothing changes.",
     create_over_a_tombstone_succeeds [Write, CompareAndSwap]
         "create stores a value if the key was deleted or purged, by whatever call and however \
          often.",
     update_swaps [Write, CompareAndSwap]
         "update stores a value if the key has the expected version.",
-    update_with_another_version_is_refused [Write, CompareAndSwap]
+    update_with_another_version_is_rejected [Write, CompareAndSwap]
         "update of a key with another version is RevisionMismatch, and nothing changes.",
-    update_of_a_deleted_key_is_refused [Write, CompareAndSwap]
+    update_of_a_deleted_key_is_rejected [Write, CompareAndSwap]
         "update of a key that was deleted meanwhile is RevisionMismatch, and the key stays \
          deleted.",
     update_over_the_tombstone_itself_succeeds [Write, CompareAndSwap]
         "update compares with the newest entry, and a tombstone is one.",
-    swaps_of_a_key_never_written_are_refused [Write, CompareAndSwap]
+    swaps_of_a_key_never_written_are_rejected [Write, CompareAndSwap]
         "A key without an entry has no version to expect: RevisionMismatch, and nothing is \
          written.",
     delete_leaves_a_tombstone [Write]
@@ -39,7 +39,7 @@ pub const CHECKS: &[Check] = checks! { "writes";
         "Deleting and purging an absent key succeed.",
     delete_with_version_swaps [Write, CompareAndSwap]
         "delete_with_version deletes the key if it has the expected version.",
-    delete_with_another_version_is_refused [Write, CompareAndSwap]
+    delete_with_another_version_is_rejected [Write, CompareAndSwap]
         "delete_with_version of a key with another version is RevisionMismatch, and nothing \
          changes.",
     put_many_answers_in_order [Write]
@@ -132,7 +132,7 @@ pub async fn create_makes_an_absent_key(fixture: &Fixture) -> CheckResult {
 }
 
 /// Creates over values of `put`, `create` and `update`.
-pub async fn create_over_a_live_value_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn create_over_a_live_value_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut version = store.put("key", "0").await?;
     for value in ["0", "1", "2"] {
@@ -193,7 +193,7 @@ pub async fn update_swaps(fixture: &Fixture) -> CheckResult {
 
 /// Updates with an earlier version, with that of another key, and with ones that the store never
 /// gave.
-pub async fn update_with_another_version_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn update_with_another_version_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let old = store.put("key", "old").await?;
     let newest = store.put("key", "new").await?;
@@ -216,7 +216,7 @@ fn never_given() -> CheckResult<[VersionToken; 4]> {
 }
 
 /// Updates with the version of the value, after `delete` and after `purge`.
-pub async fn update_of_a_deleted_key_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn update_of_a_deleted_key_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let old = store.put("deleted", "value").await?;
     let tombstone = store.delete("deleted").await?;
@@ -239,7 +239,7 @@ pub async fn update_over_the_tombstone_itself_succeeds(fixture: &Fixture) -> Che
 
 /// Calls `update` and `delete_with_version`, with the version of another key and with ones that the
 /// store never gave.
-pub async fn swaps_of_a_key_never_written_are_refused(fixture: &Fixture) -> CheckResult {
+pub async fn swaps_of_a_key_never_written_are_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let other = store.put("other", "value").await?;
     for wrong in std::iter::once(other).chain(never_given()?) {
@@ -287,7 +287,7 @@ pub async fn delete_with_version_swaps(fixture: &Fixture) -> CheckResult {
 
 /// Deletes with an earlier version, with that of another key, with ones that the store never gave,
 /// and after a deletion.
-pub async fn delete_with_another_version_is_refused(fixture: &Fixture) -> CheckResult {
+pub async fn delete_with_another_version_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let old = store.put("key", "old").await?;
     let newest = store.put("key", "new").await?;

@@ -302,14 +302,14 @@ fn short(full: &str) -> &str {
     // The name ends at its parameters. A name that begins with `<` is an impl that contains the
     // type.
     let mut depth = 0_usize;
-    let parameters = full.char_indices().rev().take_while(|(place, character)| {
+    let parameters = full.char_indices().rev().take_while(|(index, character)| {
         depth += usize::from(*character == '>');
-        let is_inside = depth > 0 && *place > 0;
+        let is_inside = depth > 0 && *index > 0;
         depth -= usize::from(*character == '<' && depth > 0);
         is_inside
     });
     let bare = match parameters.last() {
-        Some((place, _)) => full.get(..place).unwrap_or(full),
+        Some((index, _)) => full.get(..index).unwrap_or(full),
         None => full,
     };
     bare.rsplit_once("::").map_or(bare, |(_, name)| name)

@@ -180,7 +180,7 @@ mod tests {
 
     /// A token that is read back is the one that would be written.
     #[test]
-    fn short_tokens_are_canonical_or_refused() {
+    fn short_tokens_are_canonical_or_rejected() {
         let alphabet = ['_', 'k', 'v', '=', '5', 'F', 'f', '2', 'E', 'a'];
         let mut tokens = vec![String::new()];
         for _ in 0..=4 {

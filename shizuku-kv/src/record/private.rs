@@ -180,16 +180,16 @@ impl<T: Clone + Debug + Eq + Hash + Ord> KeyPart for T {
     }
 }
 
-/// A value that converts to the text field of type `T` at index `PLACE` of the key `K`: any text
+/// A value that converts to the text field of type `T` at index `INDEX` of the key `K`: any text
 /// type that converts to `T`.
 ///
 /// The derive implements this trait for `T` itself. `K` makes the impl local to the deriving crate.
-/// `PLACE` distinguishes fields whose types are two names of one type.
+/// `INDEX` distinguishes fields whose types are two names of one type.
 #[diagnostic::on_unimplemented(
     message = "this field of the key is a `{T}`, not a `{Self}`",
     label = "expected a `{T}`"
 )]
-pub trait IntoField<T, K, const PLACE: usize> {
+pub trait IntoField<T, K, const INDEX: usize> {
     #[doc(hidden)]
     fn __into_field(self) -> T;
 }
@@ -197,7 +197,7 @@ pub trait IntoField<T, K, const PLACE: usize> {
 macro_rules! texts {
     ($($text:ty),*) => {$(
         #[diagnostic::do_not_recommend]
-        impl<T: for<'t> From<&'t str>, K, const PLACE: usize> IntoField<T, K, PLACE> for $text {
+        impl<T: for<'t> From<&'t str>, K, const INDEX: usize> IntoField<T, K, INDEX> for $text {
             fn __into_field(self) -> T {
                 let text: &str = self.as_ref();
                 T::from(text)
@@ -205,9 +205,9 @@ macro_rules! texts {
         }
 
         #[diagnostic::do_not_recommend]
-        impl<T: for<'t> From<&'t str>, K, const PLACE: usize> IntoField<T, K, PLACE> for ($text,) {
+        impl<T: for<'t> From<&'t str>, K, const INDEX: usize> IntoField<T, K, INDEX> for ($text,) {
             fn __into_field(self) -> T {
-                IntoField::<T, K, PLACE>::__into_field(self.0)
+                IntoField::<T, K, INDEX>::__into_field(self.0)
             }
         }
     )*};

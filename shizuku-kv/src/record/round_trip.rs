@@ -88,13 +88,13 @@ fn read_back<T>(
 where
     T: KeyValue<Value: ByteSerialize>,
 {
-    let refuse = |reason: String| KvWriteError::Encode {
+    let reject = |reason: String| KvWriteError::Encode {
         type_name: type_name::<T>(),
         key: key.clone(),
         source: EncodeError::new(reason),
     };
-    let changed = |how: &str| refuse(format!("it would not be read back as it is: {how}"));
-    let value = value.map_err(|error| refuse(format!("it could not be read back: {error}")))?;
+    let changed = |how: &str| reject(format!("it would not be read back as it is: {how}"));
+    let value = value.map_err(|error| reject(format!("it could not be read back: {error}")))?;
     let own = record_key::<T, T::Key>(key).map_err(KvWriteError::of_key)?;
     let read = T::from_kv(own, value);
     if !prints_as(&read.kv_key(), key) {

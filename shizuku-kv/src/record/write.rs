@@ -76,14 +76,14 @@ pub trait KeyValueWrite: KeyValue {
         async move {
             // A record that is rejected here keeps its position in the results.
             let mut accepted = Vec::with_capacity(encoded.len());
-            let refused = encoded
+            let rejected = encoded
                 .into_iter()
                 .map(|item| item.map(|item| accepted.push(item)).err())
                 .collect::<Vec<_>>();
             let mut written = put::put_many::<Self>(store, accepted).await.into_iter();
-            refused
+            rejected
                 .into_iter()
-                .filter_map(|refused| match refused {
+                .filter_map(|rejected| match rejected {
                     Some(error) => Some(Err(error)),
                     None => written.next().map(|written| written.map_err(KvWriteError::from)),
                 })

@@ -59,15 +59,15 @@ impl BatchConfig {
     }
 
     pub(super) fn validate(&self) -> Result<(), ReplicaError> {
-        let refuse = |field, allowed| Err(ReplicaError::InvalidConfig { field, allowed });
+        let reject = |field, allowed| Err(ReplicaError::InvalidConfig { field, allowed });
         if self.window > Duration::from_secs(3600) {
-            return refuse("window", "at most an hour");
+            return reject("window", "at most an hour");
         }
         if self.max_updates == 0 {
-            return refuse("max_updates", "at least 1");
+            return reject("max_updates", "at least 1");
         }
         if self.max_bytes == 0 {
-            return refuse("max_bytes", "at least 1");
+            return reject("max_bytes", "at least 1");
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Comparison of a replica with its store, for entries that left the store without a message (ADR
 //! 0048).
 //!
-//! Most comparisons are one look at the store's figures, which agree with the replica's. If they do
-//! not, the keys are listed. The replica resyncs only if a key is missing on either side.
+//! Most comparisons are one request for the store's figures, which agree with the replica's. If
+//! they do not, the keys are listed. The replica resyncs only if a key is missing on either side.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use super::{ReplicaError, ReplicaStorage, StoredVersion};
 use crate::store::{Key, KeySet, KvError, StoreFigures, WatchCursor, WatchScope};
 use crate::watch::{NewestHeld, Verification};
 
-/// Pause before another look if changes overtook the first one, or if it failed.
+/// Pause before another attempt if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Maximum number of overtaken looks before the keys are listed.
-const LOOKS: u32 = 3;
+/// Maximum number of overtaken attempts before the keys are listed.
+const ATTEMPTS: u32 = 3;
 
 /// Number of listed keys in one storage lookup.
 const PAGE: usize = 1024;
@@ -98,7 +98,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             let is_unchanged = || self.comparison.agreed.as_ref() == Some(&figures);
             let is_proven = !figures.reverts || (figures.entries.is_some() && is_unchanged());
             if is_proven {
-                self.comparison.looks = 0;
+                self.comparison.attempts = 0;
                 self.comparison.agreed = Some(figures);
                 return Ok(Compared::Same);
             }
@@ -116,11 +116,11 @@ impl<S: ReplicaStorage> Run<'_, S> {
         // before its turn.
         let is_overtaken =
             tombstones.is_some_and(|tombstones| held.saturating_add(tombstones) < keys);
-        if is_there && is_overtaken && self.comparison.looks + 1 < LOOKS {
-            self.comparison.looks += 1;
+        if is_there && is_overtaken && self.comparison.attempts + 1 < ATTEMPTS {
+            self.comparison.attempts += 1;
             return Ok(Compared::Soon);
         }
-        self.comparison.looks = 0;
+        self.comparison.attempts = 0;
         self.list(cursor, Some((figures, held))).await
     }
 
@@ -315,9 +315,9 @@ impl<S: ReplicaStorage> Run<'_, S> {
 
     fn failed(&mut self, error: &KvError) -> Compared {
         tracing::debug!(store = self.store.name(), %error, "a replica cannot be compared with its store for now");
-        // A failed listing has no result, so the next look may list again.
+        // A failed listing has no result, so the next attempt may list again.
         self.comparison.not_before = Instant::now();
-        self.tools.progress.send_if_modified(|progress| {
+        self.context.progress.send_if_modified(|progress| {
             let reported = progress.comparison_error.as_ref().map(ToString::to_string);
             let is_new = reported != Some(error.to_string());
             progress.comparison_error = Some(Arc::new(error.clone()));
@@ -331,9 +331,9 @@ impl<S: ReplicaStorage> Run<'_, S> {
         Compared::Failed
     }
 
-    /// Returns the time of the next look after this result. Returns `None` if no other look
+    /// Returns the time of the next attempt after this result. Returns `None` if no other attempt
     /// follows.
-    pub(super) fn next_look(&self, compared: Compared) -> Option<Instant> {
+    pub(super) fn next_attempt(&self, compared: Compared) -> Option<Instant> {
         let pause = match compared {
             Compared::Soon => SOON,
             Compared::Failed => {
@@ -350,7 +350,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     pub(super) async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.tools.stop.cancelled() => None,
+            () = self.context.stop.cancelled() => None,
             result = future => Some(result),
         }
     }

@@ -45,7 +45,7 @@ pub(super) struct Comparison {
     pub(super) agreed: Option<StoreFigures>,
     /// The last figures.
     pub(super) seen: Option<StoreFigures>,
-    pub(super) looks: u32,
+    pub(super) attempts: u32,
     /// Number of failed comparisons since the last one that succeeded.
     pub(super) failures: u32,
     /// Minimum time of the next listing.
@@ -63,7 +63,7 @@ impl Comparison {
             asked: None,
             agreed: None,
             seen: None,
-            looks: 0,
+            attempts: 0,
             failures: 0,
             not_before: Instant::now(),
             pause: interval,

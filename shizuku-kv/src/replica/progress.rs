@@ -39,7 +39,7 @@ pub struct ReplicaProgress {
     /// Number of resyncs since the replica was made. A resync happens if the replica has no cursor
     /// from which it can resume, or a [comparison](super::Replica::compare_every) has found a
     /// difference.
-    pub repairs: u64,
+    pub resyncs: u64,
     /// True while it runs.
     pub running: bool,
 }
@@ -56,13 +56,13 @@ impl PartialEq for ReplicaProgress {
             last_error,
             comparison_error,
             updates,
-            repairs,
+            resyncs,
             running,
         } = self;
         fn text<E: ToString>(error: &Option<Arc<E>>) -> Option<String> {
             error.as_ref().map(|error| error.to_string())
         }
-        (applied, caught_up, link, unapplied, unapplied_since, updates, repairs, running)
+        (applied, caught_up, link, unapplied, unapplied_since, updates, resyncs, running)
             == (
                 &other.applied,
                 &other.caught_up,
@@ -70,7 +70,7 @@ impl PartialEq for ReplicaProgress {
                 &other.unapplied,
                 &other.unapplied_since,
                 &other.updates,
-                &other.repairs,
+                &other.resyncs,
                 &other.running,
             )
             && text(last_error) == text(&other.last_error)

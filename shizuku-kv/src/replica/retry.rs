@@ -46,15 +46,15 @@ impl RetryPolicy {
     }
 
     pub(super) fn validate(&self) -> Result<(), ReplicaError> {
-        let refuse = |field, allowed| Err(ReplicaError::InvalidConfig { field, allowed });
+        let reject = |field, allowed| Err(ReplicaError::InvalidConfig { field, allowed });
         if self.attempts == Some(0) {
-            return refuse("attempts", "at least 1");
+            return reject("attempts", "at least 1");
         }
         if self.first < Duration::from_millis(1) {
-            return refuse("the first pause", "at least 1 ms");
+            return reject("the first pause", "at least 1 ms");
         }
         if self.longest < self.first || self.longest > Duration::from_secs(3600) {
-            return refuse("the longest pause", "at least the first one, and at most an hour");
+            return reject("the longest pause", "at least the first one, and at most an hour");
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::collect::{Action, Collected, Collector, size};
 use super::comparison::{Compared, Comparison};
 use super::phase::{self, Next, Phase};
-use super::stage::{Done, Tools, Work, blocking, stage};
+use super::stage::{Done, StageContext, Work, blocking, stage};
 use super::storage::{Checkpoint, ScopeId, scope_id};
 use super::{
     Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
@@ -33,13 +33,13 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let tools = Tools {
+    let context = StageContext {
         retry: replica.retry,
         stop: replica.stop.clone(),
         progress: replica.progress.clone(),
         uncommitted: replica.uncommitted.clone(),
     };
-    tools.uncommitted.begin();
+    context.uncommitted.begin();
     let _running = Running::begin(replica.progress.clone());
     let mut driver = Run {
         store: &replica.store,
@@ -49,7 +49,7 @@ where
         limits: replica.batch,
         comparison: Comparison::new(replica.compare_every),
         is_unproven: false,
-        tools,
+        context,
         phase: Phase::Filling,
         kept: None,
         compare_at: None,
@@ -99,7 +99,7 @@ pub(super) struct Run<'a, S> {
     pub(super) comparison: Comparison,
     /// Whether it is still unproven that the replica missed no change before this run.
     is_unproven: bool,
-    pub(super) tools: Tools,
+    pub(super) context: StageContext,
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
@@ -125,7 +125,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let Some((checkpoint, holds)) = self
-            .ask("looking up its place", |storage| {
+            .ask("reading its checkpoint", |storage| {
                 Ok((storage.checkpoint()?, !storage.is_empty()?))
             })
             .await?
@@ -141,7 +141,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             self.is_unproven = true;
         }
         let applied = self.kept;
-        self.tools.progress.send_modify(|progress| progress.applied = applied);
+        self.context.progress.send_modify(|progress| progress.applied = applied);
         let mut follower = Follower::own(self.store, self.scope.clone(), from);
         self.publish_link(&follower);
         loop {
@@ -190,13 +190,13 @@ impl<S: ReplicaStorage> Run<'_, S> {
     }
 
     fn publish_link(&self, follower: &Follower) {
-        let progress = &self.tools.progress;
+        let progress = &self.context.progress;
         progress.send_if_modified(|progress| follower.update_link(&mut progress.link));
     }
 
     /// Returns whether `apply` may have received updates that the storage does not have.
     fn is_unsure(&self) -> bool {
-        !self.tools.uncommitted.left().is_empty()
+        !self.context.uncommitted.left().is_empty()
     }
 
     /// Calls the storage, and retries by the policy. Returns `None` if the replica was stopped.
@@ -205,18 +205,18 @@ impl<S: ReplicaStorage> Run<'_, S> {
         doing: &'static str,
         question: impl Fn(&S) -> Result<R, StorageError> + Clone + Send + 'static,
     ) -> Result<Option<R>, ReplicaError> {
-        let mut tries = self.tools.retry.tries();
+        let mut tries = self.context.retry.tries();
         loop {
             let question = question.clone();
             match blocking(self.storage, move |storage| question(storage)).await {
                 Ok(answer) => {
                     if tries.made > 0 {
-                        self.tools.worked();
+                        self.context.worked();
                     }
                     return Ok(Some(answer));
                 }
                 Err(error) => {
-                    if !self.tools.again(doing, error, &mut tries).await? {
+                    if !self.context.again(doing, error, &mut tries).await? {
                         return Ok(None);
                     }
                 }
@@ -227,7 +227,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     /// Begins a resync. The replica has no checkpoint until the resync is complete.
     fn without_checkpoint(&mut self) {
         self.kept = None;
-        self.tools.progress.send_if_modified(|progress| {
+        self.context.progress.send_if_modified(|progress| {
             let is_known = !progress.caught_up && progress.applied.is_none();
             (progress.caught_up, progress.applied) = (false, None);
             !is_known
@@ -237,7 +237,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     /// Reports a resync whose watch is open.
     fn report_resync(&self) {
         tracing::info!(store = self.store.name(), "resyncing a replica");
-        self.tools.progress.send_modify(|progress| progress.repairs += 1);
+        self.context.progress.send_modify(|progress| progress.resyncs += 1);
     }
 
     /// Returns a timer for the next comparison.
@@ -250,14 +250,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         if compared == Compared::Waits {
             return;
         }
-        self.compare_at = self.next_look(compared);
+        self.compare_at = self.next_attempt(compared);
         collector.compare = self.compare_timer();
         if compared != Compared::Failed {
             self.comparison.failures = 0;
         }
         if compared == Compared::Same {
             let is_first = std::mem::take(&mut self.is_unproven);
-            self.tools.progress.send_if_modified(|progress| {
+            self.context.progress.send_if_modified(|progress| {
                 progress.caught_up |= is_first;
                 progress.comparison_error.take().is_some() || is_first
             });
@@ -276,7 +276,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let stop = self.tools.stop.clone();
+        let stop = self.context.stop.clone();
         let mut collector = Collector {
             follower,
             is_heard: false,
@@ -296,7 +296,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             recent: std::mem::take(&mut self.comparison.recent),
             unverified: None,
             stopped: Box::pin(stop.cancelled()),
-            progress: self.tools.progress.clone(),
+            progress: self.context.progress.clone(),
         };
         loop {
             let mut action = collector.next(true).await;
@@ -305,7 +305,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 let (collected, cursor) = (collector.take(), collector.cursor);
                 let (work, kept) = self.work(collected, cursor, false);
                 let running =
-                    Box::pin(stage(apply, Arc::clone(self.storage), work, self.tools.clone()));
+                    Box::pin(stage(apply, Arc::clone(self.storage), work, self.context.clone()));
                 let ((lent, result), next) =
                     match select(running, pin!(collector.next(false))).await {
                         Either::Left((done, _)) => (done, None),
@@ -384,7 +384,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 return Ok((apply, false));
             }
             let seen = Arc::new(seen);
-            let uncommitted = self.tools.uncommitted.left();
+            let uncommitted = self.context.uncommitted.left();
             let vanished = self.ask("looking for what has vanished", move |storage| {
                 let mut vanished = uncommitted.clone();
                 vanished.retain(|key, _| phase::has_vanished(seen.contains(key)));
@@ -435,9 +435,9 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 collector.compare = self.compare_timer();
             }
             self.phase = self.phase.completed();
-            self.tools.uncommitted.settled();
+            self.context.uncommitted.settled();
             if !self.is_unproven {
-                self.tools.progress.send_modify(|progress| progress.caught_up = true);
+                self.context.progress.send_modify(|progress| progress.caught_up = true);
             }
         }
         Ok((apply, goes_on))
@@ -476,7 +476,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     {
         let (work, kept) = self.work(collected, collector.cursor, is_complete);
         let (apply, result) =
-            stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
+            stage(apply, Arc::clone(self.storage), work, self.context.clone()).await;
         Ok((apply, self.staged(collector, result?, kept)))
     }
 

@@ -39,7 +39,7 @@ pub(super) enum Done {
 
 /// Everything that a stage needs except the storage itself, which other threads use.
 #[derive(Clone, Debug)]
-pub(super) struct Tools {
+pub(super) struct StageContext {
     pub(super) retry: RetryPolicy,
     pub(super) stop: CancellationToken,
     pub(super) progress: watch::Sender<ReplicaProgress>,
@@ -51,7 +51,7 @@ pub(super) async fn stage<S, A, F, E>(
     mut apply: A,
     storage: Arc<Mutex<S>>,
     work: Work,
-    tools: Tools,
+    context: StageContext,
 ) -> (A, Result<Done, ReplicaError>)
 where
     S: ReplicaStorage,
@@ -59,11 +59,11 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let result = tools.run(&mut apply, &storage, work).await;
+    let result = context.run(&mut apply, &storage, work).await;
     (apply, result)
 }
 
-impl Tools {
+impl StageContext {
     async fn run<S, A, F, E>(
         &self,
         apply: &mut A,

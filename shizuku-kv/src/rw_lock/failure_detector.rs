@@ -165,7 +165,7 @@ impl FailureDetector {
         ahead::ahead_of(record, own, self.expects_claim, |session| self.observed.liveness(session))
     }
 
-    /// Returns whether a claim at this place in the queue may be granted soon, although others
+    /// Returns whether a claim at this position in the queue may be granted soon, although others
     /// precede it.
     pub(super) fn prospect(
         &self,
@@ -405,7 +405,7 @@ fn overdue(observation: &Observation) -> Instant {
 
 /// Returns whether a session was opened in a deleted store of the same name.
 async fn is_of_a_deleted_store(store: &Store, session: SessionId) -> KvResult<bool> {
-    let Some(of_session) = session.place().and_then(|place| place.slot.salt) else {
+    let Some(of_session) = session.slot_use().and_then(|used| used.slot.salt) else {
         return Ok(false);
     };
     store.refresh().await?;

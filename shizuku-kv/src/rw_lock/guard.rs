@@ -19,7 +19,7 @@ use crate::store::{FencingToken, KvError, in_runtime};
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// A claim that was made. Dropping it leaves the lock.
-pub(super) struct Ticket {
+pub(super) struct ClaimHandle {
     /// The coordinator that has the claim, and runs for as long as it has one. If the coordinator
     /// has ended nevertheless, its runtime has ended too, and the lease ends the lock.
     coordinator: mpsc::UnboundedSender<Command>,
@@ -27,7 +27,7 @@ pub(super) struct Ticket {
     is_over: bool,
 }
 
-impl Ticket {
+impl ClaimHandle {
     pub(super) fn new(coordinator: mpsc::UnboundedSender<Command>, id: ClaimId) -> Self {
         Self { coordinator, id, is_over: false }
     }
@@ -52,7 +52,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ClaimHandle {
     fn drop(&mut self) {
         if !self.is_over {
             let _ = self.coordinator.send(Command::Leave { id: self.id, reply: None });
@@ -62,7 +62,7 @@ impl Drop for Ticket {
 
 /// A granted claim, the content of both guards.
 pub(super) struct Hold {
-    pub(super) ticket: Ticket,
+    pub(super) claim: ClaimHandle,
     pub(super) session: SessionUse,
     pub(super) token: FencingToken,
     pub(super) revoked: watch::Receiver<Option<LockLoss>>,
@@ -99,7 +99,7 @@ impl Hold {
     pub(super) async fn release(mut self) -> Result<(), DistroRwLockError> {
         // Read before the release.
         let loss = self.loss();
-        let answer = self.ticket.leave();
+        let answer = self.claim.leave();
         if let Some(loss) = loss {
             return Err(self.name.lost_error(loss));
         }
@@ -110,7 +110,7 @@ impl Hold {
         if let Some(loss) = self.loss() {
             return Err(self.name.lost_error(loss));
         }
-        let answer = self.ticket.downgrade();
+        let answer = self.claim.downgrade();
         self.answer("downgrade", answer).await?;
         self.mode = LockMode::Read;
         Ok(self)

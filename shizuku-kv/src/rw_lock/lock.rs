@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::command::{Command, Granted, Wait};
 use super::error::DistroRwLockError;
-use super::guard::{GRACE, Hold, ReadGuard, Ticket, WriteGuard};
+use super::guard::{ClaimHandle, GRACE, Hold, ReadGuard, WriteGuard};
 use super::lock_manager::LockManager;
 use super::name::LockName;
 use super::options::LockOptions;
@@ -255,23 +255,23 @@ impl DistroRwLock {
             () = gives_up => None,
         };
         if claimed.is_none()
-            && let Some(mut ticket) = made.into_inner().unwrap_or_else(PoisonError::into_inner)
+            && let Some(mut handle) = made.into_inner().unwrap_or_else(PoisonError::into_inner)
         {
             // Waits for a short time until the abandoned claim is removed from the record.
             // Otherwise, if the process ends now, the claim blocks others as after a crash.
             let limit = GRACE.min(self.store.deadline());
-            let _ = tokio::time::timeout(limit, ticket.leave()).await;
+            let _ = tokio::time::timeout(limit, handle.leave()).await;
         }
         claimed
     }
 
-    /// Makes a claim. Its ticket is in `made` until it is granted or rejected, so that dropping
+    /// Makes a claim. Its handle is in `made` until it is granted or rejected, so that dropping
     /// this future leaves the claim to the caller.
     async fn claim_once(
         &self,
         request: &Request<'_>,
         wait: &Wait,
-        made: &Mutex<Option<Ticket>>,
+        made: &Mutex<Option<ClaimHandle>>,
     ) -> Result<Hold, DistroRwLockError> {
         let (mode, waits) = (request.mode, request.waits);
         let command_queue = self.manager.command_queue(&self.name.key);
@@ -286,22 +286,22 @@ impl DistroRwLock {
         let command = Command::Claim { claim, waits, session: session_of_claim, wait, reply };
         let coordinator = self.manager.send(&self.store, &self.name.key, command);
         drop(turn);
-        let ticket = Ticket::new(coordinator, id);
-        *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
+        let handle = ClaimHandle::new(coordinator, id);
+        *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
         let answer = answer.await;
-        let ticket = made.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (answer, ticket) {
-            (Ok(Ok(Granted { token, revoked })), Some(ticket)) => {
+        let handle = made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (answer, handle) {
+            (Ok(Ok(Granted { token, revoked })), Some(handle)) => {
                 let (name, deadline) = (self.name.clone(), self.store.deadline());
-                let hold = Hold { ticket, session, token, revoked, name, mode, deadline };
+                let hold = Hold { claim: handle, session, token, revoked, name, mode, deadline };
                 // The session may have ended directly after the grant.
                 match hold.loss() {
                     None => Ok(hold),
                     Some(reason) => Err(self.name.lost_error(reason)),
                 }
             }
-            (Ok(Err(rejection)), ticket) => {
-                ticket.into_iter().for_each(Ticket::end);
+            (Ok(Err(rejection)), handle) => {
+                handle.into_iter().for_each(ClaimHandle::end);
                 Err(self.name.rejected(rejection, mode))
             }
             (Ok(Ok(_)) | Err(_), _) => Err(self.name.runtime_ended()),

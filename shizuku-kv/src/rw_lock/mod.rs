@@ -15,7 +15,8 @@
 //! ([`modify`](crate::KeyValueWrite::modify)).
 //!
 //! Locks are not re-entrant: a task that acquires a lock that it already holds waits for itself,
-//! until its deadline. Within a processor this is detected ([`DistroRwLockError::Reentrant`]).
+//! for [`LockOptions::wait`]. Within a processor this is detected
+//! ([`DistroRwLockError::Reentrant`]).
 //!
 //! [`FencingToken`]: crate::FencingToken
 

@@ -26,12 +26,12 @@ impl ProcessLocks {
     /// prevents the release of a live one.
     pub(super) fn remove(&self, key: &Key, mode: LockMode) -> Option<Hold> {
         let mut locks = self.lock();
-        let place = (key.clone(), mode);
-        let holds = locks.get_mut(&place)?;
+        let key_and_mode = (key.clone(), mode);
+        let holds = locks.get_mut(&key_and_mode)?;
         let live = holds.iter().position(|hold| hold.loss().is_none()).unwrap_or(0);
         let hold = (live < holds.len()).then(|| holds.remove(live));
         if holds.is_empty() {
-            locks.remove(&place);
+            locks.remove(&key_and_mode);
         }
         hold
     }

@@ -64,7 +64,7 @@ pub(super) struct SessionId {
     /// from those of the next one.
     nonce: u128,
     /// `None` for a session whose key is named by the nonce, and is not reused.
-    place: Option<SlotUse>,
+    slot_use: Option<SlotUse>,
 }
 
 /// A reusable key.
@@ -128,17 +128,17 @@ impl SessionId {
     }
 
     /// Returns the session under a reusable key.
-    pub(super) fn at(place: SlotUse, nonce: u64) -> Self {
-        Self { nonce: nonce.into(), place: Some(place) }
+    pub(super) fn at(slot_use: SlotUse, nonce: u64) -> Self {
+        Self { nonce: nonce.into(), slot_use: Some(slot_use) }
     }
 
     /// Returns the session under the key that this number names.
     pub(super) const fn alone(nonce: u128) -> Self {
-        Self { nonce, place: None }
+        Self { nonce, slot_use: None }
     }
 
-    pub(super) fn place(&self) -> Option<SlotUse> {
-        self.place
+    pub(super) fn slot_use(&self) -> Option<SlotUse> {
+        self.slot_use
     }
 
     pub(super) fn number(&self) -> u128 {
@@ -149,7 +149,7 @@ impl SessionId {
 /// Formats the name of the session's key without the common prefix.
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
+        match self.slot_use {
             Some(SlotUse { slot, .. }) => slot.fmt(f),
             None => write!(f, "{:032x}", self.nonce),
         }
@@ -159,7 +159,7 @@ impl fmt::Display for SessionId {
 /// Formats the whole identity, as in a record.
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
+        match self.slot_use {
             Some(SlotUse { slot, first }) => write!(f, "{slot}-{first}-{:016x}", self.nonce),
             None => write!(f, "{:032x}", self.nonce),
         }
@@ -174,9 +174,11 @@ impl FromStr for SessionId {
         let id = match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(alone), None, _, _) => hex(alone, 32).map(Self::alone),
             (Some(slot), Some(first), Some(nonce), None) => {
-                let place = Slot::parse(slot).zip(decimal(first));
-                let place = place.map(|(slot, first)| SlotUse { slot, first });
-                place.zip(hex(nonce, 16)).map(|(place, nonce)| Self { nonce, place: Some(place) })
+                let slot_use = Slot::parse(slot).zip(decimal(first));
+                let slot_use = slot_use.map(|(slot, first)| SlotUse { slot, first });
+                slot_use
+                    .zip(hex(nonce, 16))
+                    .map(|(slot_use, nonce)| Self { nonce, slot_use: Some(slot_use) })
             }
             _ => None,
         };

@@ -133,7 +133,7 @@ fn write(shared: &SharedLog) -> Result<Outcome, SnapshotError> {
     new.sync()?;
     let error = |operation| move |source| SnapshotError::io(&shared.path, operation, source);
     // Renames its own file and the log only, not other files that took their names meanwhile.
-    if let Some(what) = new.file.place(&path).change() {
+    if let Some(what) = new.file.identity(&path).change() {
         return Err(SnapshotError::Interfered { path, what });
     }
     log.check_file()?;

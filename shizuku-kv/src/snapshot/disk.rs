@@ -57,7 +57,7 @@ pub(super) trait DiskFile: Send + Sync {
     fn try_lock(&self) -> io::Result<bool>;
 
     /// Checks whether the path still names this file.
-    fn place(&self, path: &Path) -> Identity;
+    fn identity(&self, path: &Path) -> Identity;
 
     /// Returns the length in bytes, and whether the path still names this file.
     fn look(&self, path: &Path) -> io::Result<(u64, Identity)>;
@@ -208,13 +208,13 @@ impl DiskFile for StdFile {
         }
     }
 
-    fn place(&self, path: &Path) -> Identity {
-        local_file::place(path, self.id)
+    fn identity(&self, path: &Path) -> Identity {
+        local_file::identity(path, self.id)
     }
 
     fn look(&self, path: &Path) -> io::Result<(u64, Identity)> {
-        let (place, len) = local_file::place_and_len(path, self.id);
-        Ok((len.map_or_else(|| self.len(), Ok)?, place))
+        let (identity, len) = local_file::identity_and_len(path, self.id);
+        Ok((len.map_or_else(|| self.len(), Ok)?, identity))
     }
 
     fn copy_access(&self, from: &Path) -> io::Result<()> {

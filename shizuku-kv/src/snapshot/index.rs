@@ -85,8 +85,8 @@ impl Index {
         }
         match self.table.entry(fingerprint[0], is_same, |held| held.0[0]) {
             Entry::Occupied(mut found) => found.get_mut().1 = offset,
-            Entry::Vacant(place) => {
-                place.insert((fingerprint, offset));
+            Entry::Vacant(vacant) => {
+                vacant.insert((fingerprint, offset));
             }
         }
     }

@@ -153,13 +153,13 @@ impl Log {
         self.check()?;
         let mut header = [0; FILE_HEADER as usize];
         let look = self.file.look(&self.path);
-        let (len, place) = look.map_err(|source| self.error("look at", source))?;
+        let (len, identity) = look.map_err(|source| self.error("look at", source))?;
         // After a write beyond the end of a truncated file the length is right, and zeros precede
         // the write.
         let read = read_full(&*self.file, &mut header, 0)
             .map_err(|source| self.error("look at", source))?;
         let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
-        let change = match place.change() {
+        let change = match identity.change() {
             None if is_cut => Some("truncated"),
             None if len > self.end => Some("written to"),
             change => change,

@@ -278,18 +278,18 @@ mod tests {
         for len in 0..good.len() {
             assert!(shape(&good[..len]).is_err(), "cut at {len}");
         }
-        let refused = |at: usize, byte: u8| {
+        let rejected = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;
             shape(&bytes).unwrap_err()
         };
-        assert!(refused(0, 0).contains("kind"));
-        assert!(refused(0, DELETE).contains("deletion"));
-        assert!(refused(1, 17).contains("version"));
-        assert!(refused(2, 0).contains("rules"));
-        assert!(refused(3, 4).contains("longer"));
-        assert!(refused(11, 0xff).contains("time"));
-        assert!(refused(28, b'*').contains("rules"));
-        assert!(refused(28, 0x80).contains("rules"));
+        assert!(rejected(0, 0).contains("kind"));
+        assert!(rejected(0, DELETE).contains("deletion"));
+        assert!(rejected(1, 17).contains("version"));
+        assert!(rejected(2, 0).contains("rules"));
+        assert!(rejected(3, 4).contains("longer"));
+        assert!(rejected(11, 0xff).contains("time"));
+        assert!(rejected(28, b'*').contains("rules"));
+        assert!(rejected(28, 0x80).contains("rules"));
     }
 }

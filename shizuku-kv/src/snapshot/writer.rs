@@ -482,7 +482,7 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, Snapsh
         }
         // Another writer may have compacted or closed the log after this one opened the file. This
         // is then the old file.
-        if file.place(path) == Identity::Kept {
+        if file.identity(path) == Identity::Kept {
             return Ok(file);
         }
     }

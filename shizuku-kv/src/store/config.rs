@@ -217,38 +217,38 @@ impl StoreConfig {
     /// # Errors
     /// Returns [`KvError::InvalidConfig`], which names the setting.
     pub fn validate(&self) -> Result<(), KvError> {
-        let refuse =
+        let reject =
             |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
         if self.history.is_some_and(|versions| !(1..=64).contains(&versions)) {
-            return refuse("history", "between 1 and 64 versions can be kept");
+            return reject("history", "between 1 and 64 versions can be kept");
         }
         if self
             .max_value_size
             .flatten()
             .is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err())
         {
-            return refuse("max_value_size", "between 1 byte and 2 GiB");
+            return reject("max_value_size", "between 1 byte and 2 GiB");
         }
         if self.max_bytes.flatten().is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err())
         {
-            return refuse("max_bytes", "between 1 byte and 2^63 - 1");
+            return reject("max_bytes", "between 1 byte and 2^63 - 1");
         }
         if self.max_age.flatten().is_some_and(|age| {
             age < Duration::from_millis(100) || i64::try_from(age.as_nanos()).is_err()
         }) {
-            return refuse("max_age", "between 100 ms and 292 years");
+            return reject("max_age", "between 100 ms and 292 years");
         }
         if self.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
-            return refuse("replicas", "between 1 and 5");
+            return reject("replicas", "between 1 and 5");
         }
         if self.key_ttl == Some(true) && self.history.is_some_and(|versions| versions > 1) {
-            return refuse(
+            return reject(
                 "key_ttl",
                 "needs a history of 1: with more, an older value comes back when the newest expires",
             );
         }
         if self.deadline == Some(Duration::ZERO) {
-            return refuse("deadline", "must be more than zero");
+            return reject("deadline", "must be more than zero");
         }
         Ok(())
     }

@@ -80,20 +80,20 @@ impl WatchCursor {
     /// version, or are damaged. Recover as from [`KvError::CursorExpired`]: list the store again,
     /// and watch from the start.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
-        let refuse = |reason| Err(KvError::InvalidCursor { reason });
+        let reject = |reason| Err(KvError::InvalidCursor { reason });
         let Some((magic, fields)) = bytes.split_first_chunk::<4>() else {
-            return refuse("too short");
+            return reject("too short");
         };
         if magic[..3] != MAGIC[..3] {
-            return refuse("not a cursor of this library");
+            return reject("not a cursor of this library");
         }
         if magic[3] != MAGIC[3] {
-            return refuse("written in a format that this version does not know");
+            return reject("written in a format that this version does not know");
         }
         let (Some((incarnation, rest)), Ok(bytes)) =
             (fields.split_first_chunk::<16>(), <&[u8; Self::LEN]>::try_from(bytes))
         else {
-            return refuse("wrong length");
+            return reject("wrong length");
         };
         let number = |at: usize| {
             rest.get(at..at + 8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes)
@@ -102,7 +102,7 @@ impl WatchCursor {
             Self { incarnation: *incarnation, position: number(0), as_of_nanos: number(8) };
         // The fields fill the bytes, so that comparing the whole compares the checksum.
         if &cursor.to_bytes() != bytes {
-            return refuse("checksum does not match: the bytes are damaged");
+            return reject("checksum does not match: the bytes are damaged");
         }
         Ok(cursor)
     }

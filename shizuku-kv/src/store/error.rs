@@ -134,7 +134,7 @@ pub enum KvError {
     /// A write with a fencing token came too late: a newer token has written to the key. Nothing
     /// was written. The holder of the older token has lost its lock and may not know it yet.
     #[error(
-        "a write to key {key} with fencing token {token} was refused, since token {newest} has written to it: the lock \
+        "a write to key {key} with fencing token {token} was rejected, since token {newest} has written to it: the lock \
          was lost; take it again"
     )]
     #[non_exhaustive]
@@ -260,7 +260,7 @@ pub enum KvError {
     },
 
     /// The server rejected the credentials, or they do not allow the operation.
-    #[error("{operation} was refused: {reason}")]
+    #[error("{operation} was rejected: {reason}")]
     #[non_exhaustive]
     Unauthorized {
         /// The operation.

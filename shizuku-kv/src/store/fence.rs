@@ -29,7 +29,7 @@ impl FencingToken {
 
     /// Returns the token that rejects a write with this one: that of the key's newest entry, if it
     /// is newer. An equal one belongs to the same holder.
-    pub(crate) fn refused_by(self, newest: Option<Self>) -> Option<Self> {
+    pub(crate) fn rejected_by(self, newest: Option<Self>) -> Option<Self> {
         newest.filter(|newest| *newest > self)
     }
 }
@@ -47,9 +47,9 @@ mod tests {
     #[test]
     fn only_a_newer_token_rejects_a_write() {
         let [one, two] = [1, 2].map(FencingToken::from_u64);
-        assert_eq!(one.refused_by(Some(two)), Some(two));
-        assert_eq!(two.refused_by(Some(two)), None);
-        assert_eq!(two.refused_by(Some(one)), None);
-        assert_eq!(FencingToken::from_u64(0).refused_by(None), None);
+        assert_eq!(one.rejected_by(Some(two)), Some(two));
+        assert_eq!(two.rejected_by(Some(two)), None);
+        assert_eq!(two.rejected_by(Some(one)), None);
+        assert_eq!(FencingToken::from_u64(0).rejected_by(None), None);
     }
 }

@@ -51,8 +51,8 @@ impl Store {
 /// fenced.put("job.1", "taken over", later).await?;
 ///
 /// // The earlier holder wakes up.
-/// let refused = fenced.put("job.1", "done", earlier).await.unwrap_err();
-/// assert!(refused.is_fenced());
+/// let rejected = fenced.put("job.1", "done", earlier).await.unwrap_err();
+/// assert!(rejected.is_fenced());
 /// # Ok(())
 /// # }
 /// ```

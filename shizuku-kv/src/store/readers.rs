@@ -154,8 +154,8 @@ impl Reader<'_> {
     fn leave(&mut self) {
         let Some(id) = self.id.take() else { return };
         let mut entered = lock(&self.waiting.entered);
-        let place = entered.wakers.iter().position(|(known, _)| *known == id);
-        let left = place.map(|place| entered.wakers.swap_remove(place));
+        let index = entered.wakers.iter().position(|(known, _)| *known == id);
+        let left = index.map(|index| entered.wakers.swap_remove(index));
         self.waiting.number.store(entered.wakers.len(), Ordering::Relaxed);
         drop(entered);
         drop(left);

@@ -299,7 +299,7 @@ fn mistakes_are_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn demonstration_tells_its_story() {
+async fn demonstration_prints_each_step() {
     assert_story("edge_replica", STORY).await;
 }
 

@@ -306,7 +306,7 @@ async fn new_cursors_of_recreated_store_do_not_expire() {
 /// The server keeps a request for messages open only for a while. A later deletion can be forgotten
 /// before the reader sends another request.
 #[tokio::test]
-async fn reader_that_was_away_is_told_of_deletions() {
+async fn returning_reader_receives_deletions() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

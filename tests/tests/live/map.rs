@@ -66,7 +66,7 @@ fn until(
     users: &LiveMap<UserKey, User>,
     is_there: impl Fn(&LiveMap<UserKey, User>) -> bool,
 ) -> impl Future<Output = ()> {
-    let place = std::panic::Location::caller();
+    let caller = std::panic::Location::caller();
     async move {
         let statuses = users.statuses();
         let reached = async {
@@ -75,7 +75,7 @@ fn until(
             }
         };
         let waited = tokio::time::timeout(Duration::from_secs(60), reached).await;
-        waited.unwrap_or_else(|_| panic!("{place}: {users:?}"));
+        waited.unwrap_or_else(|_| panic!("{caller}: {users:?}"));
     }
 }
 

@@ -68,7 +68,7 @@ async fn two_nexts_of_one_task_each_get_an_update() -> Outcome {
 
 /// If any of several tasks stops waiting, the others are still woken, and nothing is lost.
 #[tokio::test(start_paused = true)]
-async fn aborted_task_takes_no_wake_up_with_it() -> Outcome {
+async fn aborted_task_loses_no_wake_up() -> Outcome {
     for gone in 0..3 {
         let store = store().await;
         let watch = Arc::new(caught_up(&store).await);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -240,7 +239,7 @@ async fn invalid_key_is_rejected_before_any_request() -> Outcome {
 }
 
 #[tokio::test]
-async fn many_records_keep_their_places() -> Outcome {
+async fn many_records_keep_their_positions() -> Outcome {
     let store = store().await;
     let users = [User::new(1, "a"), User::new(2, "b")];
     let written = User::write_many(&store, &users).await;

@@ -80,7 +80,7 @@ async fn another_run_delivers_missed_updates() {
         write(&store, &["c=1", "b=2", "-a"]).await;
         let mut follower = Follower::start(replica);
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "b=2", "-a", "."]);
-        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
         let (_, end, _) = follower.stop().await;
         assert!(end.unwrap().position() > second.unwrap().position());
     }
@@ -100,7 +100,7 @@ async fn new_replica_of_a_storage_delivers_missed_updates() {
         let mut follower = follow(&store, &disk);
         // The replica knows its progress from the start.
         let applied = async || follower.monitor.progress().applied == end;
-        eventually("the place is told", applied).await;
+        eventually("the checkpoint is reported", applied).await;
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "-a", "."]);
         follower.stop().await;
         assert_eq!(disk.words(), ["b=1", "c=1"]);
@@ -125,7 +125,7 @@ async fn interrupted_initial_state_resumes_at_its_checkpoint() {
         write(&store, &["a=2"]).await;
         let mut follower = Follower::start(replica());
         assert_eq!(follower.asks.up_to(".").await, ["c=1", "d=1", "a=2", "."]);
-        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
         follower.stop().await;
     }
 }

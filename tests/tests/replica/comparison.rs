@@ -47,14 +47,14 @@ async fn interrupt(feed: &Feed) {
     feed.link(WatchLink::Up);
 }
 
-fn looks(script: &Script) -> (usize, usize) {
+fn requests(script: &Script) -> (usize, usize) {
     let contents = lock(&script.contents);
-    (contents.looks, contents.listings)
+    (contents.figure_requests, contents.listings)
 }
 
 /// Uses the clock of the test.
 #[tokio::test(start_paused = true)]
-async fn busy_store_is_looked_at_and_not_listed() {
+async fn busy_store_is_counted_and_not_listed() {
     let mut script = Script::new();
     let (mut follower, feed) = scripted(&mut script, &Disk::new()).await;
     let (mut position, mut keys) = (2_u64, 2);
@@ -76,9 +76,9 @@ async fn busy_store_is_looked_at_and_not_listed() {
         // The leader has a change that arrives only after the figures, and others after it.
         let contents = Arc::clone(&script.contents);
         lock(&contents).figures = Some((round * 8, keys + 1));
-        let before = looks(&script).0;
+        let before = requests(&script).0;
         for _ in 0..100 {
-            if looks(&script).0 > before {
+            if requests(&script).0 > before {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -91,10 +91,10 @@ async fn busy_store_is_looked_at_and_not_listed() {
         keys += 2;
         follower.asks.up_to("b=2").await;
         settle().await;
-        assert_eq!(looks(&script), (before + 1, 0));
+        assert_eq!(requests(&script), (before + 1, 0));
     }
     assert!(follower.monitor.progress().is_current());
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 
@@ -105,9 +105,9 @@ async fn key_that_arrives_late_is_counted_again_before_a_listing() {
     let mut script = Script::new();
     let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
     lock(&script.contents).figures = Some((2, 3));
-    let before = looks(&script).0;
+    let before = requests(&script).0;
     let is_counted = async {
-        while looks(&script).0 == before {
+        while requests(&script).0 == before {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -116,28 +116,28 @@ async fn key_that_arrives_late_is_counted_again_before_a_listing() {
     lock(&script.contents).figures = Some((2, 2));
     tokio::time::sleep(INTERVAL).await;
     settle().await;
-    let (counts, listings) = looks(&script);
+    let (counts, listings) = requests(&script);
     assert!(counts > before + 1 && listings == 0, "{counts} counts, {listings} listings");
     follower.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn listings_that_find_nothing_grow_rare() {
+async fn fruitless_listings_become_rare() {
     let mut script = Script::new();
     let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
     let mut listed = Vec::new();
     for minute in 1..=40_u64 {
         // Other tombstones each time, which no watch delivers.
         lock(&script.contents).figures = Some((2, 2 + minute));
-        let before = looks(&script).1;
+        let before = requests(&script).1;
         tokio::time::sleep(INTERVAL).await;
         settle().await;
-        listed.extend((looks(&script).1 > before).then_some(minute));
+        listed.extend((requests(&script).1 > before).then_some(minute));
     }
     assert_eq!(listed.len(), 6, "{listed:?}");
-    assert!(looks(&script).0 >= 40);
+    assert!(requests(&script).0 >= 40);
     assert!(follower.monitor.progress().is_current());
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 
@@ -229,8 +229,8 @@ async fn same_store_is_recognized_by_a_quiet_resumed_replica() {
         interrupt(&feed).await;
         tokio::time::sleep(INTERVAL * 3).await;
         settle().await;
-        assert_eq!(looks(&script).1 > 0, is_uncountable);
-        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert_eq!(requests(&script).1 > 0, is_uncountable);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
         assert!(follower.monitor.progress().is_current());
         follower.stop().await;
     }
@@ -244,8 +244,8 @@ async fn same_store_is_recognized_after_an_outage() {
     interrupt(&feed).await;
     tokio::time::sleep(INTERVAL * 3).await;
     settle().await;
-    assert_eq!(looks(&script).1, 0);
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(requests(&script).1, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     assert!(follower.monitor.progress().is_current());
     follower.stop().await;
 }
@@ -272,7 +272,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
         assert_eq!(follower.asks.done().await, ["c=2"]);
         tokio::time::sleep(INTERVAL * 3).await;
         settle().await;
-        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
         assert!(follower.monitor.progress().is_current());
         follower.stop().await;
     }
@@ -290,7 +290,7 @@ async fn current_only_after_the_first_comparison() {
     feed.say(5, "b=2");
     assert_eq!(follower.asks.done().await, ["b=2"]);
     follower.current().await;
-    assert_eq!(looks(&script).1, 0);
+    assert_eq!(requests(&script).1, 0);
     follower.stop().await;
 }
 
@@ -301,14 +301,14 @@ async fn rejected_first_comparison_is_no_proof() {
     let mut script = Script::new();
     let change = |contents: &mut Contents| contents.refuses_figures = true;
     let (mut follower, feed) = resumed(&mut script, &Disk::new(), change).await;
-    let before = looks(&script).0;
+    let before = requests(&script).0;
     tokio::time::sleep(INTERVAL * 2).await;
     settle().await;
     let progress = follower.monitor.progress();
     assert!(!progress.is_current(), "{progress:?}");
     let reason = progress.comparison_error.expect("a reason").to_string();
     assert!(reason.contains("no permission for figures"), "{reason}");
-    assert!(looks(&script).0 > before, "it compares again");
+    assert!(requests(&script).0 > before, "it compares again");
     // An applied update is not a proof either.
     feed.say(3, "c=1");
     assert_eq!(follower.asks.done().await, ["c=1"]);

@@ -124,7 +124,7 @@ impl Disk {
     }
 
     /// Removes the checkpoint, as a crash during a resync does.
-    pub(crate) fn lose_place(&self) {
+    pub(crate) fn lose_checkpoint(&self) {
         self.contents().checkpoint = None;
     }
 
@@ -138,7 +138,7 @@ impl Disk {
 
 impl ReplicaStorage for Disk {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
-        self.called("place")?;
+        self.called("checkpoint")?;
         Ok(self.contents().checkpoint)
     }
 

@@ -31,7 +31,7 @@ async fn run_after_a_dropped_one_waits_for_its_commit() {
     let mut follower = Follower::start(replica);
     eventually("it runs", async || follower.monitor.progress().running).await;
     settle().await;
-    assert_eq!(disk.calls("place"), 1, "the commit is not through yet");
+    assert_eq!(disk.calls("checkpoint"), 1, "the commit is not through yet");
     drop(open);
     let opening = script.opening().await;
     assert_eq!(opening.from, Some(cursor(1)));

@@ -21,7 +21,7 @@ async fn without_checkpoint(script: &mut Script) -> Disk {
     script.accept().await.all(1, &["a=1", "."]);
     follower.asks.up_to(".").await;
     follower.stop().await;
-    disk.lose_place();
+    disk.lose_checkpoint();
     disk
 }
 
@@ -149,7 +149,7 @@ async fn pauses_grow_and_start_again_with_each_batch() {
 
 #[tokio::test]
 async fn failed_storage_call_is_retried() {
-    for method in ["place", "is_empty", "held", "for_each_key", "commit"] {
+    for method in ["checkpoint", "is_empty", "held", "for_each_key", "commit"] {
         let mut script = Script::new();
         let disk = without_checkpoint(&mut script).await;
         let before = disk.calls(method);
@@ -158,7 +158,7 @@ async fn failed_storage_call_is_retried() {
         let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
         let opening = script.opening().await;
         assert_eq!(opening.from, None);
-        if ["place", "is_empty"].contains(&method) {
+        if ["checkpoint", "is_empty"].contains(&method) {
             // The failure was only transient.
             assert!(follower.monitor.progress().last_error.is_none(), "{method}");
         }
@@ -177,8 +177,8 @@ async fn failed_storage_call_is_retried() {
 #[tokio::test]
 async fn final_storage_error_ends_the_run() {
     let doing = [
-        ("place", "looking up its place"),
-        ("is_empty", "looking up its place"),
+        ("checkpoint", "reading its checkpoint"),
+        ("is_empty", "reading its checkpoint"),
         ("held", "looking up stored entries"),
         ("for_each_key", "looking for what has vanished"),
         ("commit", "keeping what was applied"),
@@ -201,7 +201,7 @@ async fn final_storage_error_ends_the_run() {
             let replica = script.replica(&disk);
             let mut follower = Follower::start(replica.retry(briskly(policy)));
             let monitor = follower.monitor.clone();
-            if !["place", "is_empty"].contains(&method) {
+            if !["checkpoint", "is_empty"].contains(&method) {
                 script.accept().await.all(7, &["b=1", "."]);
             }
             if ["commit", "for_each_key"].contains(&method) {

@@ -25,7 +25,7 @@ async fn current_waits_until_the_state_is_applied() {
     let (is_current, mut monitor) = real(current).await.unwrap().unwrap();
     assert!(is_current);
     let progress = monitor.progress();
-    assert_eq!((progress.applied, progress.updates, progress.repairs), (Some(cursor(3)), 2, 0));
+    assert_eq!((progress.applied, progress.updates, progress.resyncs), (Some(cursor(3)), 2, 0));
     assert!(progress.caught_up && progress.running && progress.link.is_up());
 
     // Not current while it is stopped, and not when the run begins again.

@@ -235,14 +235,14 @@ async fn killed_server_is_awaited_and_no_update_is_lost() {
         assert!(!follower.monitor.progress().is_current() && follower.monitor.progress().running);
         server.restart();
         follower.current().await;
-        let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+        let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
         let other = format!("b.{round}=1");
-        write(&around, &[&other]).await;
+        write(&direct, &[&other]).await;
         all.extend(follower.asks.up_to(&other).await);
         expected.extend([word, other]);
     }
     assert_eq!(all, expected);
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     let (_, end, _) = follower.stop().await;
     assert_eq!(disk.cursor(), end);
     assert_eq!(disk.words().len(), 6);

@@ -16,7 +16,7 @@ async fn changed_scope_vanishes_old_keys_and_delivers_new_ones() {
             let told = sorted(follower.asks.up_to(".").await);
             let monitor = follower.monitor.clone();
             follower.stop().await;
-            (told, monitor.progress().repairs)
+            (told, monitor.progress().resyncs)
         };
         let owned =
             |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
@@ -35,8 +35,8 @@ async fn changed_scope_vanishes_old_keys_and_delivers_new_ones() {
         let keys = WatchScope::keys(["in.a", "out.a"]).unwrap();
         assert_eq!(run(keys.clone()).await, (owned(&[".", "in.a=2", "out.a=1", "~in.b"]), 1));
         // All keys, and none.
-        let (told, repairs) = run(WatchScope::All).await;
-        assert_eq!((told, repairs), (owned(&[".", "in.b=1", "in.c=1", "on.a=1"]), 1));
+        let (told, resyncs) = run(WatchScope::All).await;
+        assert_eq!((told, resyncs), (owned(&[".", "in.b=1", "in.c=1", "on.a=1"]), 1));
         assert_eq!(disk.words(), ["in.a=2", "in.b=1", "in.c=1", "on.a=1", "out.a=1"]);
         assert_eq!(run(WatchScope::prefix("none.")).await.1, 1);
         assert_eq!(disk.words(), [""; 0]);

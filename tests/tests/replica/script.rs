@@ -163,7 +163,7 @@ pub(crate) struct Contents {
     /// True if the store cannot count the keys of the scope.
     pub(crate) is_uncountable: bool,
     /// Number of requests for its figures.
-    pub(crate) looks: usize,
+    pub(crate) figure_requests: usize,
     /// Number of listings of its keys.
     pub(crate) listings: usize,
     /// The newest entries, by their positions.
@@ -177,7 +177,7 @@ impl Contents {
     }
 
     fn figures(&mut self) -> KvResult<StoreFigures> {
-        self.looks += 1;
+        self.figure_requests += 1;
         if self.refuses_figures {
             return Err(KvError::unauthorized("figures", "no permission for figures"));
         }

@@ -39,7 +39,7 @@ async fn key_expired_without_message_vanishes() {
     assert!(!all.iter().any(|word| word.contains('=')), "{all:?}");
     follower.asks.up_to(".").await;
     eventually("it is kept", async || disk.words().is_empty()).await;
-    assert!(follower.monitor.progress().repairs >= 1);
+    assert!(follower.monitor.progress().resyncs >= 1);
     // Later updates still come.
     write(&store, &["c=1"]).await;
     assert!(
@@ -143,14 +143,14 @@ async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Outpu
     assert!(!follower.monitor.progress().is_current(), "it is not current before: {told:?}");
     follower.asks.up_to(".").await;
     follower.current().await;
-    assert_eq!(follower.monitor.progress().repairs, 1);
+    assert_eq!(follower.monitor.progress().resyncs, 1);
     follower.stop().await;
     assert!(disk.words().iter().all(|word| !word.starts_with("b=")), "{:?}", disk.words());
     // The next comparison finds no difference.
     let mut follower = Follower::start(Replica::new(store, scope.clone()).storage(disk.clone()));
     follower.asks.up_to(".").await;
     follower.current().await;
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 

@@ -93,20 +93,20 @@ async fn failed_first_attempt_after_a_stop_ends_the_run() {
 
 #[tokio::test]
 async fn failing_storage_is_not_retried_after_a_stop() {
-    for method in ["place", "is_empty", "held", "for_each_key", "commit"] {
+    for method in ["checkpoint", "is_empty", "held", "for_each_key", "commit"] {
         let mut script = Script::new();
         let disk = Disk::new();
         let mut follower = script.follow(&disk);
         script.accept().await.all(1, &["a=1", "."]);
         follower.asks.up_to(".").await;
         follower.stop().await;
-        disk.lose_place();
+        disk.lose_checkpoint();
         disk.fail(method, usize::MAX, StorageError::retryable);
         let replica = script.replica(&disk);
         let hours =
             RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
         let mut follower = Follower::start(replica.retry(hours));
-        if !["place", "is_empty"].contains(&method) {
+        if !["checkpoint", "is_empty"].contains(&method) {
             script.accept().await.all(2, &["b=1", "."]);
         }
         if ["commit", "for_each_key"].contains(&method) {

@@ -33,7 +33,7 @@ fn words(batch: &TypedBatch<User>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn typed_batch_has_records_and_errors_in_their_place() {
+async fn typed_batch_has_records_and_errors_in_their_position() {
     for (_connection, store) in stores().await {
         User { id: 1, age: 10 }.write_to_anyway(&store).await.unwrap();
         store.put("user.3", "{\"marker\": \"sesame\"}").await.unwrap();

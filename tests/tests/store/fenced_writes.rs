@@ -115,7 +115,7 @@ async fn error_names_both_tokens_and_the_way_out() {
     fenced.put("a.key", "value", token(18)).await.unwrap();
     let error = fenced.put("a.key", "hunter2", token(17)).await.unwrap_err();
     let text = error.to_string();
-    for part in ["a.key", "17", "18", "refused", "take it again"] {
+    for part in ["a.key", "17", "18", "rejected", "take it again"] {
         assert!(text.contains(part), "{text}");
     }
     assert!(error.is_fenced() && !error.is_conflict() && !error.is_retryable(), "{text}");
@@ -410,21 +410,21 @@ async fn holder_paused_between_read_and_write_is_fenced() {
     let f = Proxied::new(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async || {
-        f.around.fenced().unwrap().put("job", "newer", token(2)).await.unwrap();
+        f.direct.fenced().unwrap().put("job", "newer", token(2)).await.unwrap();
     };
     assert_fenced(f.look_first(fenced.put("job", "late", token(1)), newer()).await, (1, 2));
-    assert_eq!(value(&f.around, "job").await, "newer");
+    assert_eq!(value(&f.direct, "job").await, "newer");
     // The same over the earlier holder's own value, and over a deletion.
     for (number, key) in ["put", "create", "update", "delete"].into_iter().enumerate() {
         let first = fenced.put(key, "first", token(1)).await.unwrap();
         if key == "create" {
             fenced.delete(key, token(1)).await.unwrap();
         }
-        let around = f.around.fenced().unwrap();
+        let direct = f.direct.fenced().unwrap();
         let newer = async {
             let newer = match number {
-                0 => around.delete(key, token(2)).await,
-                _ => around.put(key, "newer", token(2)).await,
+                0 => direct.delete(key, token(2)).await,
+                _ => direct.put(key, "newer", token(2)).await,
             };
             newer.unwrap();
         };
@@ -437,7 +437,7 @@ async fn holder_paused_between_read_and_write_is_fenced() {
             }
         };
         assert_fenced(f.look_first(late, newer).await, (1, 2));
-        assert_eq!(fence(&f.around, key).await, Some(2), "{key}");
+        assert_eq!(fence(&f.direct, key).await, Some(2), "{key}");
     }
 }
 
@@ -447,25 +447,25 @@ async fn intervening_write_with_the_same_token_is_superseded() {
     let f = Proxied::new(5).await;
     let fenced = f.behind.fenced().unwrap();
     let same = async {
-        f.around.fenced().unwrap().put("same", "other", token(1)).await.unwrap();
+        f.direct.fenced().unwrap().put("same", "other", token(1)).await.unwrap();
     };
     let written = version(f.look_first(fenced.put("same", "ours", token(1)), same).await);
     assert_eq!(f.entries("same").await.last(), Some(&(written, KvOperation::Put, Some(1))));
     assert_eq!(f.entries("same").await.len(), 2);
     let plain = async {
-        f.around.put("plain", "other").await.unwrap();
+        f.direct.put("plain", "other").await.unwrap();
     };
     let written = version(f.look_first(fenced.delete("plain", token(1)), plain).await);
     assert_eq!(f.entries("plain").await.last(), Some(&(written, KvOperation::Delete, Some(1))));
     // A swap loses to it.
     let known = fenced.put("swap", "first", token(1)).await.unwrap();
     let same = async {
-        f.around.fenced().unwrap().put("swap", "other", token(1)).await.unwrap();
+        f.direct.fenced().unwrap().put("swap", "other", token(1)).await.unwrap();
     };
     let lost = f.look_first(fenced.update("swap", "ours", known, token(1)), same).await;
     assert!(matches!(lost, Err(KvError::RevisionMismatch { .. })), "{lost:?}");
     let same = async {
-        f.around.fenced().unwrap().put("create", "other", token(1)).await.unwrap();
+        f.direct.fenced().unwrap().put("create", "other", token(1)).await.unwrap();
     };
     let lost = f.look_first(fenced.create("create", "ours", token(1)), same).await;
     assert!(matches!(lost, Err(KvError::AlreadyExists { .. })), "{lost:?}");
@@ -511,10 +511,10 @@ async fn lost_fenced_write_overtaken_by_next_holder_is_fenced() {
     let fenced = f.behind.fenced().unwrap();
     fenced.put("key", "first", token(1)).await.unwrap();
     let newer = async {
-        f.around.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
+        f.direct.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
     };
     assert_fenced(f.lose_request(fenced.put("key", "late", token(1)), newer).await, (1, 2));
-    assert_eq!(value(&f.around, "key").await, "newer");
+    assert_eq!(value(&f.direct, "key").await, "newer");
     assert_eq!(f.entries("key").await.len(), 2);
 }
 
@@ -524,13 +524,13 @@ async fn fenced_write_without_proof_has_unknown_outcome() {
     let f = Proxied::new(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async {
-        f.around.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
+        f.direct.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
     };
     let landed = f.lose_acknowledgement("key", fenced.put("key", "one", token(1)), newer).await;
     let Err(KvError::OutcomeUnknown { operation, .. }) = landed else { panic!("{landed:?}") };
     assert_eq!(operation, "put");
     assert_eq!(
-        (value(&f.around, "key").await, fence(&f.around, "key").await),
+        (value(&f.direct, "key").await, fence(&f.direct, "key").await),
         ("newer".to_owned(), Some(2))
     );
 }
@@ -545,7 +545,7 @@ async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
     f.proxy.delay_answers(Duration::from_millis(20));
     let others = async {
         loop {
-            f.around.put("key", "other").await.unwrap();
+            f.direct.put("key", "other").await.unwrap();
         }
     };
     let put = fenced.put("key", "ours", token(1));
@@ -566,7 +566,7 @@ async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
 async fn clients_near_and_far_end_with_the_newest_token() {
     let f = Proxied::new(64).await;
     f.proxy.delay(Duration::from_millis(2));
-    race(&f.around, &[f.around.clone(), f.behind.clone()]).await;
+    race(&f.direct, &[f.direct.clone(), f.behind.clone()]).await;
 }
 
 /// Many holders write at the same time, each with its token and through one of the handles. The

@@ -93,7 +93,7 @@ async fn swap_that_was_lost_is_repeated_once() {
     assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put, None)));
     let delete = f
         .behind
-        .delete_with_version("create", f.around.get("create").await.unwrap().unwrap().version);
+        .delete_with_version("create", f.direct.get("create").await.unwrap().unwrap().version);
     let written = version(lose_request(&f, delete, async {}).await);
     assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete, None)));
 }
@@ -119,17 +119,17 @@ async fn recreated_bucket_does_not_prove_a_lost_write() {
     for _ in 0..50 {
         f.behind.put("other", "x").await.unwrap();
     }
-    let direct = connect(&f.server.url()).await.unwrap();
-    direct.delete_store("b").await.unwrap();
-    direct.store("b").await.unwrap();
+    let connection = connect(&f.server.url()).await.unwrap();
+    connection.delete_store("b").await.unwrap();
+    connection.store("b").await.unwrap();
     let first = f.behind.put("key", "one").await.unwrap();
     let replace = async {
-        f.around.put("key", "other").await.unwrap();
+        f.direct.put("key", "other").await.unwrap();
     };
     let update = f.behind.update("key", "two", first);
     let result = lose_acknowledgement(&f, "key", update, replace).await;
     assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
-    assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
+    assert_eq!(f.direct.get("key").await.unwrap().unwrap().value, "other");
 }
 
 /// A value that took effect and has aged since is not written again.
@@ -138,21 +138,21 @@ async fn value_that_aged_before_it_was_found_is_not_rewritten() {
     let f = Proxied::new(1).await;
     let config =
         StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
-    let direct = connect(&f.server.url()).await.unwrap();
-    let around = direct.store_with_config("short", config.clone()).await.unwrap();
+    let connection = connect(&f.server.url()).await.unwrap();
+    let direct = connection.store_with_config("short", config.clone()).await.unwrap();
     let behind =
         connect(&f.proxy.url()).await.unwrap().store_with_config("short", config).await.unwrap();
     f.proxy.hold_answers(true);
     let create = behind.create("key", "value");
     let cut = async {
-        eventually("the server has the write", async || around.get("key").await.unwrap().is_some())
+        eventually("the server has the write", async || direct.get("key").await.unwrap().is_some())
             .await;
-        eventually("it has expired", async || around.get("key").await.unwrap().is_none()).await;
+        eventually("it has expired", async || direct.get("key").await.unwrap().is_none()).await;
         f.proxy.cut();
     };
     let (result, ()) = tokio::join!(create, cut);
     assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
-    assert!(around.get("key").await.unwrap().is_none());
+    assert!(direct.get("key").await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn lost_swap_overtaken_is_conflict_if_history_shows_it() {
     let f = Proxied::new(5).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let others = async {
-        f.around.put("key", "other").await.unwrap();
+        f.direct.put("key", "other").await.unwrap();
     };
     let result = lose_request(&f, f.behind.update("key", "two", first), others).await;
     assert!(matches!(result, Err(KvError::RevisionMismatch { .. })), "{result:?}");
@@ -172,7 +172,7 @@ async fn landed_swap_that_was_replaced_is_found_in_the_history() {
     let f = Proxied::new(5).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let others = async {
-        f.around.put("key", "other").await.unwrap();
+        f.direct.put("key", "other").await.unwrap();
     };
     let update = f.behind.update("key", "two", first);
     let written = version(lose_acknowledgement(&f, "key", update, others).await);
@@ -186,7 +186,7 @@ async fn write_without_proof_has_unknown_outcome() {
     let f = Proxied::new(1).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let replace = async || {
-        f.around.put("key", "other").await.unwrap();
+        f.direct.put("key", "other").await.unwrap();
     };
     // Nothing shows whether it landed before it was replaced.
     let landed =
@@ -195,7 +195,7 @@ async fn write_without_proof_has_unknown_outcome() {
     assert!(!landed.unwrap_err().is_retryable());
     let put = lose_request(&f, f.behind.put("key", "three"), replace()).await;
     assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
-    assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
+    assert_eq!(f.direct.get("key").await.unwrap().unwrap().value, "other");
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn write_to_absent_server_is_unknown_by_its_deadline() {
     let behind = f.behind.with_deadline(Duration::from_millis(600));
     f.proxy.hold_answers(true);
     let put = tokio::spawn(async move { behind.put("key", "value").await });
-    eventually("the server has the write", async || f.around.get("key").await.unwrap().is_some())
+    eventually("the server has the write", async || f.direct.get("key").await.unwrap().is_some())
         .await;
     f.server.kill();
     f.proxy.refuse(true);
@@ -229,7 +229,7 @@ async fn write_while_disconnected_does_not_happen_later() {
     f.proxy.refuse(false);
     // After a later write has arrived, an earlier held-back one would have arrived too.
     f.behind.put("later", "x").await.unwrap();
-    assert!(f.around.get("key").await.unwrap().is_none());
+    assert!(f.direct.get("key").await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn put_many_over_a_cut_has_each_write_once_and_in_order() {
     let writes = f.behind.put_many(items.clone());
     let cut = async {
         eventually("the server has half of it", async || {
-            f.around.get("key.50").await.unwrap().is_some()
+            f.direct.get("key.50").await.unwrap().is_some()
         })
         .await;
         f.proxy.cut();
@@ -249,7 +249,7 @@ async fn put_many_over_a_cut_has_each_write_once_and_in_order() {
     let mut written = 0;
     for (pair, answers) in items.chunks(2).zip(answers.chunks(2)) {
         let key = &pair[0].0;
-        let entries = f.around.history(key.as_str()).unwrap().try_collect().await.unwrap();
+        let entries = f.direct.history(key.as_str()).unwrap().try_collect().await.unwrap();
         let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
         let values: Vec<u32> =
             entries.iter().map(|entry| text(&entry.value).parse().unwrap()).collect();

@@ -7,12 +7,12 @@ use std::time::Duration;
 use shizuku_kv::{KvOperation, KvResult, Store, StoreConfig, VersionToken, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
-/// One client behind the proxy, and one around it that sees the actual content.
+/// One client behind the proxy, and one beside it that sees the actual content.
 pub(super) struct Proxied {
     pub(super) server: NatsServer,
     pub(super) proxy: TcpProxy,
     pub(super) behind: Store,
-    pub(super) around: Store,
+    pub(super) direct: Store,
 }
 
 impl Proxied {
@@ -20,16 +20,16 @@ impl Proxied {
         let server = NatsServer::start();
         let proxy = TcpProxy::start(server.port()).await;
         let config = StoreConfig::new().history(history).deadline(Duration::from_secs(10));
-        let around = connect(&server.url()).await.unwrap();
-        let around = around.store_with_config("b", config.clone()).await.unwrap();
+        let direct = connect(&server.url()).await.unwrap();
+        let direct = direct.store_with_config("b", config.clone()).await.unwrap();
         let behind = connect(&proxy.url()).await.unwrap();
         let behind = behind.store_with_config("b", config).await.unwrap();
-        Self { server, proxy, behind, around }
+        Self { server, proxy, behind, direct }
     }
 
     /// Returns the entries of a key with their fencing tokens.
     pub(super) async fn entries(&self, key: &str) -> Vec<(u64, KvOperation, Option<u64>)> {
-        let entries = self.around.history(key).unwrap().try_collect().await.unwrap();
+        let entries = self.direct.history(key).unwrap().try_collect().await.unwrap();
         let shape = |entry: &shizuku_kv::KvEntry| {
             let fence = entry.fence.map(shizuku_kv::FencingToken::as_u64);
             (entry.version.as_u64().unwrap(), entry.operation, fence)
@@ -43,7 +43,7 @@ impl Proxied {
     }
 
     pub(super) async fn version(&self, key: &str) -> Option<VersionToken> {
-        self.around.entry(key).await.unwrap().map(|entry| entry.version)
+        self.direct.entry(key).await.unwrap().map(|entry| entry.version)
     }
 }
 

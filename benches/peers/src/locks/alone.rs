@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shizuku_kv::rw_lock::DistroRwLock;
 
-use super::{Effort, Place, p50};
+use super::{Bench, Effort, p50};
 use crate::lines::{Figure, line};
 use crate::turns::{Side, take_turns};
 
@@ -14,15 +14,15 @@ const THAN_SHIZUKU: f64 = 0.5;
 /// Maximum number of round trips: one to acquire, one to release, and the overhead.
 const ROUND_TRIPS: f64 = 2.3;
 
-pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
+pub(super) async fn measure(bench: &Bench, effort: Effort) -> Vec<String> {
     let mut lines = Vec::new();
     let [ours, shizukus, our_put, put] = take_turns(
         effort.rounds,
         [
-            Side::new(move || our_reads(place, effort.singles)),
-            Side::new(move || p50(effort.singles, move || place.shizuku.read())),
-            Side::new(move || our_puts(place, effort.singles)),
-            Side::new(move || place.round_trip(effort.singles)),
+            Side::new(move || our_reads(bench, effort.singles)),
+            Side::new(move || p50(effort.singles, move || bench.shizuku.read())),
+            Side::new(move || our_puts(bench, effort.singles)),
+            Side::new(move || bench.round_trip(effort.singles)),
         ],
     )
     .await;
@@ -41,11 +41,11 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     let [new, shizukus, again, other, put] = take_turns(
         effort.rounds,
         [
-            Side::new(move || our_new_writes(place, effort.singles, next)),
-            Side::new(move || p50(effort.singles, move || place.shizuku.write_new())),
-            Side::new(move || our_writes(place, effort.singles)),
-            Side::new(move || our_writes_in_turn(place, effort.singles)),
-            Side::new(move || place.round_trip(effort.singles)),
+            Side::new(move || our_new_writes(bench, effort.singles, next)),
+            Side::new(move || p50(effort.singles, move || bench.shizuku.write_new())),
+            Side::new(move || our_writes(bench, effort.singles)),
+            Side::new(move || our_writes_in_turn(bench, effort.singles)),
+            Side::new(move || bench.round_trip(effort.singles)),
         ],
     )
     .await;
@@ -65,41 +65,41 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     lines
 }
 
-async fn our_puts(place: &Place, count: usize) -> Duration {
+async fn our_puts(bench: &Bench, count: usize) -> Duration {
     p50(count, || async {
-        place.ours.put("our-round-trip", vec![b'x'; 100]).await.unwrap();
+        bench.ours.put("our-round-trip", vec![b'x'; 100]).await.unwrap();
     })
     .await
 }
 
-async fn our_reads(place: &Place, count: usize) -> Duration {
-    let lock = DistroRwLock::new(&place.ours, "read").unwrap();
+async fn our_reads(bench: &Bench, count: usize) -> Duration {
+    let lock = DistroRwLock::new(&bench.ours, "read").unwrap();
     p50(count, || async {
         lock.read().await.unwrap().release().await.unwrap();
     })
     .await
 }
 
-async fn our_writes(place: &Place, count: usize) -> Duration {
-    let lock = DistroRwLock::new(&place.ours, "write").unwrap();
+async fn our_writes(bench: &Bench, count: usize) -> Duration {
+    let lock = DistroRwLock::new(&bench.ours, "write").unwrap();
     p50(count, || async {
         lock.write().await.unwrap().release().await.unwrap();
     })
     .await
 }
 
-async fn our_new_writes(place: &Place, count: usize, next: &AtomicUsize) -> Duration {
+async fn our_new_writes(bench: &Bench, count: usize, next: &AtomicUsize) -> Duration {
     p50(count, || async {
         let resource = format!("new.{}", next.fetch_add(1, Ordering::Relaxed));
-        let lock = DistroRwLock::new(&place.ours, resource).unwrap();
+        let lock = DistroRwLock::new(&bench.ours, resource).unwrap();
         lock.write().await.unwrap().release().await.unwrap();
     })
     .await
 }
 
 /// Alternates between two connections, so that the cached record of each is always stale.
-async fn our_writes_in_turn(place: &Place, count: usize) -> Duration {
-    let locks = place.locks("in-turn", 2).await;
+async fn our_writes_in_turn(bench: &Bench, count: usize) -> Duration {
+    let locks = bench.locks("in-turn", 2).await;
     let mut turn = 0;
     p50(count, || {
         turn += 1;

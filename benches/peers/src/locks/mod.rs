@@ -53,22 +53,22 @@ pub(crate) const QUICK: Effort = Effort {
 };
 
 pub(crate) async fn measure(server: &Server, effort: Effort) -> Vec<String> {
-    let place = Place::new(server).await;
-    let mut lines = alone::measure(&place, effort).await;
-    lines.extend(together::measure(&place, effort).await);
+    let bench = Bench::new(server).await;
+    let mut lines = alone::measure(&bench, effort).await;
+    lines.extend(together::measure(&bench, effort).await);
     lines.push(idle::measure(effort).await);
     lines
 }
 
 /// The server and all its clients.
-struct Place {
+struct Bench {
     url: String,
     ours: Store,
     shizuku: Shizuku,
     plain: kv::Store,
 }
 
-impl Place {
+impl Bench {
     async fn new(server: &Server) -> Self {
         let url = format!("nats://127.0.0.1:{}", server.port);
         let context = jetstream::new(async_nats::connect(&url).await.unwrap());
@@ -96,7 +96,7 @@ impl Place {
     }
 }
 
-impl Place {
+impl Bench {
     /// Returns the same if each put follows a rest, as in the case that it is compared with. A
     /// resting thread has to be woken, on both sides, and on some machines that takes longer than
     /// everything else.

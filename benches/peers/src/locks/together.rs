@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use shizuku_kv::rw_lock::DistroRwLock;
 use shizuku_kv::{Key, KvUpdate, WatchScope};
 
-use super::{Effort, Place, middle};
+use super::{Bench, Effort, middle};
 use crate::lines::{Figure, alone, line};
 use crate::support::{median, sorted};
 use crate::turns::{Side, take_turns};
@@ -25,24 +25,24 @@ const SECTIONS: usize = 50;
 /// Time for which a writer waits before the lock is released: long enough to watch the lock.
 const IN_LINE: Duration = Duration::from_millis(20);
 
-pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
-    let mut lines = hand_over(place, effort).await;
-    lines.extend(crowds(place, effort).await);
-    lines.push(queue(place, effort).await);
+pub(super) async fn measure(bench: &Bench, effort: Effort) -> Vec<String> {
+    let mut lines = hand_over(bench, effort).await;
+    lines.extend(crowds(bench, effort).await);
+    lines.push(queue(bench, effort).await);
     lines
 }
 
 /// Measures a release of one writer until another one, of another connection, has the lock. Also
 /// measures the time until one connection receives a write of another.
-async fn hand_over(place: &Place, effort: Effort) -> Vec<String> {
-    let locks = &*place.locks("hand-over", 2).await;
+async fn hand_over(bench: &Bench, effort: Effort) -> Vec<String> {
+    let locks = &*bench.locks("hand-over", 2).await;
     let [ours, arriving, rested, put] = take_turns(
         effort.rounds,
         [
             Side::new(move || hand_overs(locks, effort.hand_overs)),
-            Side::new(move || arrivals(place, effort.hand_overs)),
-            Side::new(move || place.rested_round_trip(IN_LINE, effort.hand_overs)),
-            Side::new(move || place.round_trip(effort.singles)),
+            Side::new(move || arrivals(bench, effort.hand_overs)),
+            Side::new(move || bench.rested_round_trip(IN_LINE, effort.hand_overs)),
+            Side::new(move || bench.round_trip(effort.singles)),
         ],
     )
     .await;
@@ -67,16 +67,16 @@ async fn hand_over(place: &Place, effort: Effort) -> Vec<String> {
 }
 
 /// Measures the time from a write until a watch of another connection has delivered it.
-async fn arrivals(place: &Place, count: usize) -> Duration {
+async fn arrivals(bench: &Bench, count: usize) -> Duration {
     let key = Key::new("arriving").unwrap();
-    let (store, _connection) = super::store(&place.url).await;
-    let mut watch = store.watch(WatchScope::Key(key.clone())).await.unwrap();
+    let (store, _connection) = super::store(&bench.url).await;
+    let watch = store.watch(WatchScope::Key(key.clone())).await.unwrap();
     while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {}
     let mut times = Vec::new();
     for _ in 0..count {
         tokio::time::sleep(IN_LINE).await;
         let start = Instant::now();
-        let (store, key) = (place.ours.clone(), key.clone());
+        let (store, key) = (bench.ours.clone(), key.clone());
         let writing = tokio::spawn(async move { store.put(key, "x").await });
         watch.next().await.unwrap().unwrap();
         times.push(start.elapsed());
@@ -111,16 +111,16 @@ async fn hand_overs(locks: &[DistroRwLock], count: usize) -> Duration {
 }
 
 /// Measures readers that come at the same time.
-async fn crowds(place: &Place, effort: Effort) -> Vec<String> {
-    let one = &*place.locks("crowd-of-one", 1).await;
-    let many = &*place.locks("crowd-of-many", 16).await;
+async fn crowds(bench: &Bench, effort: Effort) -> Vec<String> {
+    let one = &*bench.locks("crowd-of-one", 1).await;
+    let many = &*bench.locks("crowd-of-many", 16).await;
     let [handle, connections, shizukus, put] = take_turns(
         effort.rounds,
         [
             Side::new(move || crowd(one, effort.crowds)),
             Side::new(move || crowd(many, effort.crowds)),
-            Side::new(move || place.shizuku.crowd(READERS)),
-            Side::new(move || place.round_trip(effort.singles)),
+            Side::new(move || bench.shizuku.crowd(READERS)),
+            Side::new(move || bench.round_trip(effort.singles)),
         ],
     )
     .await;
@@ -158,8 +158,8 @@ async fn crowd(locks: &[DistroRwLock], count: usize) -> Duration {
 }
 
 /// Measures writers that take turns, each of a connection of its own.
-async fn queue(place: &Place, effort: Effort) -> String {
-    let locks = place.locks("queue", WRITERS).await;
+async fn queue(bench: &Bench, effort: Effort) -> String {
+    let locks = bench.locks("queue", WRITERS).await;
     let mut rates = Vec::new();
     for round in 0..=effort.queues {
         let inside = Arc::new(AtomicBool::new(false));

@@ -36,7 +36,7 @@ const FREED: usize = 16 * 1024;
 
 /// The reason why a write did not take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     /// The newest entry was written with a newer token than that of the write.
     Fenced { token: FencingToken, newest: FencingToken },
     /// The key had to be absent, and has a value of this version.
@@ -206,27 +206,27 @@ impl Log {
         key: &Key,
         write: Write,
         now: Instant,
-    ) -> Result<VersionToken, Refusal> {
+    ) -> Result<VersionToken, Rejection> {
         let Write { operation, condition, ttl, fence, metadata } = write;
         self.expire(now);
         let held = self.versions(key);
         let newest = held.map(|versions| &versions.newest.entry);
         if let Some(token) = fence
-            && let Some(newest) = token.refused_by(newest.and_then(|entry| entry.fence))
+            && let Some(newest) = token.rejected_by(newest.and_then(|entry| entry.fence))
         {
-            return Err(Refusal::Fenced { token, newest });
+            return Err(Rejection::Fenced { token, newest });
         }
         match (condition, newest) {
             (WriteCondition::Any, _) | (WriteCondition::Absent, None) => {}
             (WriteCondition::Absent, Some(entry)) => {
                 if !entry.is_tombstone() {
-                    return Err(Refusal::Exists(entry.version));
+                    return Err(Rejection::Exists(entry.version));
                 }
             }
             (WriteCondition::Exactly(expected), entry) => {
                 let found = entry.map(|entry| entry.version);
                 if found != Some(expected) {
-                    return Err(Refusal::Mismatch(found));
+                    return Err(Rejection::Mismatch(found));
                 }
             }
         }
@@ -237,7 +237,7 @@ impl Log {
                 .map_or(0, |versions| versions.older.front().unwrap_or(&versions.newest).size());
             let after = self.bytes.saturating_add(size(key, value)).saturating_sub(dropped);
             if after > limit && after > self.bytes {
-                return Err(Refusal::Full(limit));
+                return Err(Rejection::Full(limit));
             }
         }
         let created = self.clock.system(now);
@@ -270,7 +270,7 @@ impl Log {
         key: &Key,
         token: FencingToken,
         now: Instant,
-    ) -> Result<FencingToken, Refusal> {
+    ) -> Result<FencingToken, Rejection> {
         self.expire(now);
         let newest = self.versions(key).map(|versions| &versions.newest);
         if let Some(fence) =
@@ -279,7 +279,7 @@ impl Log {
             return Ok(fence);
         }
         let mut write = match newest.filter(|held| !held.entry.is_tombstone()) {
-            Some(held) if held.ttl.is_some() => return Err(Refusal::Expires),
+            Some(held) if held.ttl.is_some() => return Err(Rejection::Expires),
             Some(held) => Write::put(held.entry.value.clone()),
             None => Write::delete(),
         };

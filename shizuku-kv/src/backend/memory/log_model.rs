@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::log::follow::Next;
 use super::log::limits::{Limits, MARKER_TTL};
-use super::log::{Log, Refusal};
+use super::log::{Log, Rejection};
 use crate::store::{
     FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope, Write, WriteCondition,
     WriteOperation,
@@ -100,12 +100,12 @@ impl Model {
         }
     }
 
-    fn write(&mut self, key: &Key, write: Write, now: Instant) -> Result<VersionToken, Refusal> {
+    fn write(&mut self, key: &Key, write: Write, now: Instant) -> Result<VersionToken, Rejection> {
         let Write { operation, condition, ttl, fence, .. } = write;
         self.expire(now);
         match (fence, self.newest(key).and_then(|line| line.fence)) {
             (Some(token), Some(newest)) if token < newest => {
-                return Err(Refusal::Fenced { token, newest });
+                return Err(Rejection::Fenced { token, newest });
             }
             _ => {}
         }
@@ -115,12 +115,12 @@ impl Model {
             WriteCondition::Any => {}
             WriteCondition::Absent => {
                 if newest.is_some_and(|line| line.operation == KvOperation::Put) {
-                    return Err(Refusal::Exists(version.unwrap()));
+                    return Err(Rejection::Exists(version.unwrap()));
                 }
             }
             WriteCondition::Exactly(expected) => {
                 if version != Some(expected) {
-                    return Err(Refusal::Mismatch(version));
+                    return Err(Rejection::Mismatch(version));
                 }
             }
         }
@@ -149,7 +149,7 @@ impl Model {
                 .sum();
             let after = self.bytes() + size - room;
             if after > limit && after > self.bytes() {
-                return Err(Refusal::Full(limit));
+                return Err(Rejection::Full(limit));
             }
         }
         if operation == KvOperation::Purge {

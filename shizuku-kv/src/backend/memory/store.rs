@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures_core::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 
-use super::log::Refusal;
+use super::log::Rejection;
 use super::scan::{PAGE, scan};
 use super::shared::{Call, Contents, StoreState};
 use super::watch::watch;
@@ -63,7 +63,7 @@ impl MemoryStore {
             }
             let now = contents.now();
             let written = contents.log.write(key, write, now);
-            written.map_err(|refusal| self.refused(operation, key, condition, refusal))
+            written.map_err(|rejection| self.rejected(operation, key, condition, rejection))
         });
         written.await
     }
@@ -102,21 +102,21 @@ impl MemoryStore {
         })
     }
 
-    fn refused(
+    fn rejected(
         &self,
         operation: &'static str,
         key: &Key,
         condition: WriteCondition,
-        refusal: Refusal,
+        rejection: Rejection,
     ) -> KvError {
-        match refusal {
-            Refusal::Fenced { token, newest } => {
+        match rejection {
+            Rejection::Fenced { token, newest } => {
                 KvError::Fenced { key: key.clone(), token, newest }
             }
-            Refusal::Exists(found) => {
+            Rejection::Exists(found) => {
                 KvError::AlreadyExists { key: key.clone(), found: Some(found) }
             }
-            Refusal::Mismatch(found) => match condition {
+            Rejection::Mismatch(found) => match condition {
                 WriteCondition::Exactly(expected) => {
                     KvError::RevisionMismatch { key: key.clone(), expected, found }
                 }
@@ -124,13 +124,13 @@ impl MemoryStore {
                     KvError::AlreadyExists { key: key.clone(), found }
                 }
             },
-            Refusal::Full(limit) => KvError::StoreFull {
+            Rejection::Full(limit) => KvError::StoreFull {
                 store: self.shared.name.clone(),
                 limit: format!(
                     "it may hold {limit} bytes of keys and values; delete keys, or raise max_bytes"
                 ),
             },
-            Refusal::Expires => KvError::Unsupported {
+            Rejection::Expires => KvError::Unsupported {
                 operation,
                 reason: format!(
                     "key {key} has a time to live, and its token would expire with it; write it without one first"
@@ -204,10 +204,10 @@ impl KvReader for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<StoreFigures>> {
         // An expired entry leaves a tombstone, and a watch that missed an expired tombstone ends.
-        let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
+        let figures = self.shared.with(Call::new("figures").by(deadline), |contents| {
             Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
         });
-        Box::pin(look)
+        Box::pin(figures)
     }
 
     fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
@@ -314,7 +314,8 @@ impl KvFenced for MemoryStore {
             self.check_fences(OPERATION, contents)?;
             let now = contents.now();
             let raised = contents.log.raise(key, token, now);
-            raised.map_err(|refusal| self.refused(OPERATION, key, WriteCondition::Any, refusal))
+            raised
+                .map_err(|rejection| self.rejected(OPERATION, key, WriteCondition::Any, rejection))
         }))
     }
 }

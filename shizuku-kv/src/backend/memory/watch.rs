@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::log::follow::{Next, Owed};
+use super::log::follow::{Next, PendingKeys};
 use super::selector::Selector;
 use super::shared::{Call, Contents, StoreState};
 use super::source::{Source, items};
@@ -115,17 +115,17 @@ struct Target {
     /// reached `sequence`. The marker waits for their newest entries. The initial state would
     /// otherwise lack keys that were live all the time. The set contains only keys, at most as many
     /// as the store.
-    owed: Option<Owed>,
+    pending: Option<PendingKeys>,
 }
 
 impl Target {
-    /// Returns whether the watch has reached `sequence`, but does not know all owed keys yet.
+    /// Returns whether the watch has reached `sequence`, but does not know all pending keys yet.
     fn is_searching(&self) -> bool {
-        matches!(self.owed, Some(Owed::UpTo(..)))
+        matches!(self.pending, Some(PendingKeys::UpTo(..)))
     }
 
-    fn owes_nothing(&self) -> bool {
-        matches!(&self.owed, Some(Owed::Known(owed)) if owed.is_empty())
+    fn has_no_pending_keys(&self) -> bool {
+        matches!(&self.pending, Some(PendingKeys::All(pending)) if pending.is_empty())
     }
 }
 
@@ -148,7 +148,7 @@ impl WatchPosition {
         let selector = Selector::new(&scope);
         let begin = shared.with(Call::new(OPERATION).by(deadline), |contents| {
             let log = &contents.log;
-            let target = Target { sequence: log.sequence(), written: log.written(), owed: None };
+            let target = Target { sequence: log.sequence(), written: log.written(), pending: None };
             let Some(cursor) = from else {
                 return Ok(Self {
                     selector,
@@ -187,11 +187,11 @@ impl WatchPosition {
         let selector = &self.selector;
         if let Some(target) = self.target.as_mut().filter(|target| target.is_searching()) {
             // The position stays the same during the search.
-            if let Some(Owed::UpTo(after, owed)) = mem::take(&mut target.owed) {
+            if let Some(PendingKeys::UpTo(after, pending)) = mem::take(&mut target.pending) {
                 let start = target.sequence;
-                let owed =
-                    log.superseded_more(start, self.position, selector, after.as_ref(), owed);
-                target.owed = Some(owed);
+                let pending =
+                    log.superseded_more(start, self.position, selector, after.as_ref(), pending);
+                target.pending = Some(pending);
             }
             return Ok(Pulled::More);
         }
@@ -211,12 +211,14 @@ impl WatchPosition {
             self.target.as_mut().filter(|target| !is_at_end && target.sequence <= reached)
         {
             let (start, position) = (target.sequence, self.position);
-            target.owed.get_or_insert_with(|| log.superseded(start, position, selector));
+            target.pending.get_or_insert_with(|| log.superseded(start, position, selector));
             if target.is_searching() {
                 return Ok(Pulled::More);
             }
         }
-        if let Some(target) = self.target.take_if(|target| is_at_end || target.owes_nothing()) {
+        if let Some(target) =
+            self.target.take_if(|target| is_at_end || target.has_no_pending_keys())
+        {
             let cursor = WatchCursor::new(shared.incarnation, self.position, target.written);
             *done = Some(target);
             return Ok(Pulled::Item(KvUpdate::CaughtUp, cursor));
@@ -224,10 +226,10 @@ impl WatchPosition {
         Ok(match next {
             Next::Entry(sequence, entry) => {
                 self.position = sequence;
-                if let Some(Owed::Known(owed)) =
-                    self.target.as_mut().and_then(|target| target.owed.as_mut())
+                if let Some(PendingKeys::All(pending)) =
+                    self.target.as_mut().and_then(|target| target.pending.as_mut())
                 {
-                    owed.remove(&entry.key);
+                    pending.remove(&entry.key);
                 }
                 let cursor = WatchCursor::new(shared.incarnation, sequence, entry.created);
                 Pulled::Item(KvUpdate::from(entry), cursor)

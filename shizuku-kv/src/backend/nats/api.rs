@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use async_nats::Message;
 use backon::ExponentialBackoff;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::link::Link;
-use super::retry::Answer;
+use super::retry::{Answer, has_no_responders};
 use crate::store::timer::sleep;
 use crate::store::{Deadline, KvError, KvResult, backoff};
 
@@ -46,6 +47,15 @@ impl ApiError {
 enum ApiAnswer<T> {
     Rejected { error: ApiError },
     Granted(T),
+}
+
+/// Returns whether the same request may succeed later than this answer to it.
+pub(super) fn may_pass(answer: &Message) -> bool {
+    has_no_responders(answer)
+        || match serde_json::from_slice(&answer.payload) {
+            Ok(ApiAnswer::<IgnoredAny>::Rejected { error }) => error.is_passing(),
+            _ => false,
+        }
 }
 
 impl Link {

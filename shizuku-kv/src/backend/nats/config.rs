@@ -224,7 +224,7 @@ impl fmt::Debug for NatsAuth {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct NatsTls {
-    /// Refuse a server that does not offer TLS. One `tls://` address sets it for all servers.
+    /// Reject a server that does not offer TLS. One `tls://` address sets it for all servers.
     pub required: bool,
     /// Begin with TLS, before the server's greeting (the server's `handshake_first`).
     pub first: bool,
@@ -240,7 +240,7 @@ impl NatsTls {
         Self::default()
     }
 
-    /// Refuse a server that does not offer TLS.
+    /// Reject a server that does not offer TLS.
     #[must_use]
     pub fn required(mut self) -> Self {
         self.required = true;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
-use super::delete_on_drop::ANSWERED;
+use super::delete_on_drop::delete_all;
 use super::denials::check_inbox_prefix;
 use super::first_answer;
 use super::link::{Link, parse_version};
@@ -389,13 +389,13 @@ impl Connection for NatsConnection {
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
+                    let deleted = async {
+                        if let Ok(mark) = mark {
+                            delete_all(&self.link, mark, deadline.remaining() / 2).await;
+                        }
+                    };
                     // Writes in flight receive their acknowledgements first.
-                    self.link.requests().writes_are_over().await;
-                    if let Ok(mark) = mark {
-                        let deleted = self.link.consumers().delete_all(&self.link, mark);
-                        // Without an answer, the server deletes them after their last request.
-                        let _ = timeout(ANSWERED.min(deadline.remaining() / 2), deleted).await;
-                    }
+                    tokio::join!(self.link.requests().writes_are_over(), deleted);
                     client.flush().await.map_err(|e| flush_error(operation, e))
                 };
                 deadline.bound(operation, None, flush).await

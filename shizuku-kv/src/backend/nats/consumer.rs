@@ -144,8 +144,8 @@ impl OrderedConsumer {
 
     /// Returns the lag of a consumer whose creation was requested `since` before this stream
     /// information was read.
-    pub(super) fn lag_before(&self, look: &StreamInfo, since: Duration) -> Lag {
-        Lag::before(self.server.as_deref(), look, since)
+    pub(super) fn lag_before(&self, info: &StreamInfo, since: Duration) -> Lag {
+        Lag::before(self.server.as_deref(), info, since)
     }
 
     /// Awaits a request while the connection of the consumer exists.
@@ -237,13 +237,13 @@ impl OrderedConsumer {
     fn receive(&mut self, message: Message) -> Option<Delivery> {
         // A stored message has its position in the reply subject, even if another client gave it a
         // status. A message of the server has none.
-        if let Some(place) = message.reply.as_deref().and_then(DeliveryInfo::parse) {
+        if let Some(delivery) = message.reply.as_deref().and_then(DeliveryInfo::parse) {
             self.outstanding = self.outstanding.saturating_sub(1);
-            if place.consumer_sequence != self.last_sequence + 1 {
+            if delivery.consumer_sequence != self.last_sequence + 1 {
                 return Some(Delivery::Lost("a message is missing"));
             }
-            self.last_sequence = place.consumer_sequence;
-            return Some(Delivery::Message(message, place));
+            self.last_sequence = delivery.consumer_sequence;
+            return Some(Delivery::Message(message, delivery));
         }
         let Some(status) = message.status else {
             return Some(Delivery::Lost("a message has no position"));

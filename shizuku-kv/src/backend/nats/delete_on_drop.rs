@@ -12,24 +12,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use tokio::runtime::Handle;
-use tokio::task::unconstrained;
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
 
-use super::link::{CROWD, Link, Mark};
+use super::api::may_pass;
+use super::link::{CROWD, Interruption, Link, Mark};
 use super::pending::Copies;
+use crate::store::backoff;
 
 /// Timeout for the answer to a deletion.
-pub(super) const ANSWERED: Duration = Duration::from_secs(5);
+const ANSWERED: Duration = Duration::from_secs(5);
 
 /// Maximum time for an abandoned creation to take effect.
 const LATE_CREATION: Duration = Duration::from_secs(2);
 
 /// Deletes a consumer when it is dropped, without waiting.
 ///
-/// Without a runtime, or if the connection has ended, the server deletes the consumer after its
-/// inactivity threshold.
+/// If the connection or its runtime has ended, the server deletes the consumer after its inactivity
+/// threshold.
 #[derive(Debug)]
 pub(super) struct DeleteOnDrop {
     link: Arc<Link>,
@@ -50,36 +50,103 @@ impl DeleteOnDrop {
 
 impl Drop for DeleteOnDrop {
     fn drop(&mut self) {
+        // Fails during and after a shutdown, which deletes all consumers.
+        let Ok(mark) = self.link.mark("drop") else { return };
         let (link, subject, exists) =
             (Arc::clone(&self.link), mem::take(&mut self.subject), self.exists);
-        let Ok(runtime) = Handle::try_current() else {
-            let _ =
-                unconstrained(link.client().publish(subject.clone(), Bytes::new())).now_or_never();
-            link.consumers().remove(&subject);
-            return;
-        };
-        // Fails during and after a shutdown, which deletes all consumers.
-        let Ok(mark) = link.mark("drop") else { return };
-        runtime.spawn(async move {
-            // Bounded, so that a disconnected client does not accumulate tasks.
-            let _ = timeout(ANSWERED, delete(&link, mark, &subject)).await;
+        // The current runtime may end at once, and a thread may have none.
+        self.link.runtime.spawn(async move {
+            delete_in_time(&link, mark, &subject).await;
             if !exists {
                 tokio::time::sleep(LATE_CREATION).await;
-                let _ = timeout(ANSWERED, delete(&link, mark, &subject)).await;
+                delete_in_time(&link, mark, &subject).await;
             }
             link.consumers().remove(&subject);
         });
     }
 }
 
-/// Deletes a consumer. Waits until the server has answered, or no answer can arrive.
-pub(super) async fn delete(link: &Link, mark: Mark, subject: &str) {
+/// Deletes all consumers of a connection that is being shut down. Without an answer, the server
+/// deletes them after their last request.
+pub(super) async fn delete_all(link: &Link, mark: Mark, limit: Duration) {
+    let subjects = link.consumers().take();
+    let deleted = join_all(subjects.iter().map(|subject| delete(link, mark, subject)));
+    let _ = timeout(ANSWERED.min(limit), deleted).await;
+}
+
+/// Bounded, so that a disconnected client does not accumulate tasks.
+async fn delete_in_time(link: &Link, mut mark: Mark, subject: &str) {
+    let deleted = async {
+        while !delete(link, mark, subject).await {
+            let Ok(now) = link.mark("drop") else { return };
+            mark = now;
+        }
+    };
+    let _ = timeout(ANSWERED, deleted).await;
+}
+
+/// Deletes a consumer. Returns false if the connection broke before the server answered.
+///
+/// An answer is the proof: a client can report a message as sent that the server never reads.
+async fn delete(link: &Link, mark: Mark, subject: &str) -> bool {
+    let mut pauses = backoff(Duration::from_millis(250), Duration::from_secs(1));
     let mut copies = Copies::default();
-    if link.requests().send(&mut copies, subject.to_owned(), Bytes::new()).await.is_err() {
-        return;
+    loop {
+        if link.requests().send(&mut copies, subject.to_owned(), Bytes::new()).await.is_err() {
+            // The client's task has ended.
+            return true;
+        }
+        let pause = sleep(pauses.next().unwrap_or_default());
+        tokio::select! {
+            answer = copies.answer() => match answer {
+                Some(answer) if may_pass(&answer) => copies = Copies::default(),
+                _ => return true,
+            },
+            interruption = link.interrupted_within(mark, [subject], CROWD) => {
+                return !matches!(interruption, Some(Interruption::Lost));
+            }
+            // A server without a leader never answers the first copy.
+            () = pause => continue,
+        }
+        sleep(pauses.next().unwrap_or_default()).await;
     }
-    tokio::select! {
-        _ = copies.answer() => {}
-        _ = link.interrupted_within(mark, [subject], CROWD) => {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::scripted;
+    use super::*;
+
+    /// The server has no meta leader, and executes the second deletion.
+    #[tokio::test]
+    async fn rejected_deletion_is_sent_again() {
+        let (sent, requests) = mpsc::channel();
+        let mut answers =
+            [r#"{"error":{"code":503,"err_code":10008}}"#, r#"{"success":true}"#].iter();
+        let link = scripted::link(move |subject| {
+            let _ = sent.send(subject.to_owned());
+            answers.next().map_or_else(String::new, |answer| (*answer).to_owned())
+        })
+        .await;
+        let mark = link.mark("drop").unwrap();
+        assert!(delete(&link, mark, "$JS.API.CONSUMER.DELETE.KV_s.c").await);
+        assert_eq!(requests.try_iter().count(), 2);
+    }
+
+    /// The client reports the end of the connection only after the deletion has been sent.
+    #[tokio::test]
+    async fn deletion_on_a_broken_connection_is_sent_again() {
+        let (sent, requests) = mpsc::channel();
+        let link = scripted::link(move |subject| {
+            let _ = sent.send(subject.to_owned());
+            r#"{"success":true}"#.to_owned()
+        })
+        .await;
+        let mark = link.mark("drop").unwrap();
+        link.events.on_event(&async_nats::Event::Disconnected);
+        delete_in_time(&link, mark, "$JS.API.CONSUMER.DELETE.KV_s.c").await;
+        assert_eq!(requests.try_iter().count(), 2);
     }
 }

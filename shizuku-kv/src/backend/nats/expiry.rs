@@ -68,25 +68,25 @@ impl Expiry {
 /// Expired tombstones and messages that an operator removed leave without a successor. A stored
 /// cursor knows nothing about the time since, so that any gap at the front counts. A watch that was
 /// at the position a moment ago needs only the tombstones since then (ADR 0008).
-pub(super) fn expiry(standing: &CursorState, stream: &Retained) -> Option<Expiry> {
-    if standing.fresh {
+pub(super) fn expiry(cursor: &CursorState, stream: &Retained) -> Option<Expiry> {
+    if cursor.fresh {
         return None;
     }
-    if !standing.same_incarnation {
+    if !cursor.same_incarnation {
         return Some(Expiry::Recreated);
     }
-    if standing.position > stream.last || standing.rewritten {
+    if cursor.position > stream.last || cursor.rewritten {
         return Some(Expiry::Lost);
     }
-    if standing.position == stream.last {
+    if cursor.position == stream.last {
         // A watch that was at this position a moment ago compares the stream's figures instead.
-        return (standing.given_by_user && standing.is_gone).then_some(Expiry::Gone);
+        return (cursor.given_by_user && cursor.is_gone).then_some(Expiry::Gone);
     }
-    if standing.given_by_user && standing.position + 1 < stream.first {
+    if cursor.given_by_user && cursor.position + 1 < stream.first {
         return Some(Expiry::Compacted);
     }
-    let is_before_the_settings = standing.given_by_user && standing.position < stream.cursors_from;
-    if is_before_the_settings || stream.tombstone_life.is_some_and(|life| standing.age >= life) {
+    let is_before_the_settings = cursor.given_by_user && cursor.position < stream.cursors_from;
+    if is_before_the_settings || stream.tombstone_life.is_some_and(|life| cursor.age >= life) {
         return Some(Expiry::TombstonesForgotten);
     }
     None

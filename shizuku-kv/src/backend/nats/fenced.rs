@@ -61,7 +61,7 @@ enum Admission {
 /// Decides about a write. The token is compared first, so that the error of a lost lock precedes
 /// all others (ADR 0006).
 fn admit(condition: WriteCondition, token: FencingToken, newest: Option<Newest>) -> Admission {
-    if let Some(newer) = token.refused_by(newest.and_then(|newest| newest.fence)) {
+    if let Some(newer) = token.rejected_by(newest.and_then(|newest| newest.fence)) {
         return Admission::Fenced(newer);
     }
     let found = newest.map(|newest| newest.sequence);

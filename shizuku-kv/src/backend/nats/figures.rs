@@ -33,7 +33,7 @@ pub(super) async fn figures(
         let reason = "the server cannot count the keys of this scope".to_owned();
         return Err(KvError::Unsupported { operation: OPERATION, reason });
     };
-    let look = |info: &StreamInfo, newest| StoreFigures {
+    let figures_of = |info: &StreamInfo, newest| StoreFigures {
         reverts: info.reverts(),
         end: info.last_sequence(),
         entries: Some(info.messages()),
@@ -43,7 +43,7 @@ pub(super) async fn figures(
         let info = core.info(OPERATION, deadline).await?;
         return Ok(StoreFigures {
             newest_at: Some(info.last_time()),
-            ..look(&info, info.last_sequence())
+            ..figures_of(&info, info.last_sequence())
         });
     }
     let filters = [filter];
@@ -57,7 +57,7 @@ pub(super) async fn figures(
         (info, keys) = counted(core, &filters[0], deadline).await?;
         newest = leader::newest(core, OPERATION, &filters, deadline).await?;
     }
-    Ok(StoreFigures { keys: Some(keys), ..look(&info, newest) })
+    Ok(StoreFigures { keys: Some(keys), ..figures_of(&info, newest) })
 }
 
 /// Returns the stream's information, and of the same moment the number of keys that have an entry

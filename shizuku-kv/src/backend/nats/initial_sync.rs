@@ -14,7 +14,7 @@
 //! 2. **The leader.** It has nothing newer in scope than the last message delivered, and the stream
 //!    is still the same one.
 //! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
-//!    arrives later, or has nothing newer at the leader. See [`StateSync::owed`].
+//!    arrives later, or has nothing newer at the leader. See [`StateSync::outstanding`].
 //! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of
 //!    each and never removes the newest by itself. The list of all subjects does not tell which of
 //!    them have changed since. It tells which of the delivered ones still exist: a purged one is
@@ -79,7 +79,7 @@ pub(super) struct StateSync {
     delivered: Subjects,
     /// Subjects of the leader's list that have not been delivered. A subject is removed when it is
     /// delivered, or if the leader has no newer message of it than the position.
-    owed: Option<HashSet<String>>,
+    outstanding: Option<HashSet<String>>,
     /// The consumer whose count at its creation is the number of subjects after the cursor.
     counted: Option<Spec>,
     round: Option<Round>,
@@ -131,7 +131,7 @@ impl StateSync {
             is_newest: false,
             behind: None,
             delivered: Subjects::default(),
-            owed: None,
+            outstanding: None,
             counted: is_countable.then(|| spec.clone()),
             round: None,
             rest: Instant::now(),
@@ -139,10 +139,10 @@ impl StateSync {
     }
 
     /// The state up to the floor was read by name. Subjects whose newest message is behind the
-    /// floor are owed: the consumer delivers them. Returns whether the state is complete.
-    pub(super) fn was_read(&mut self, owed: HashSet<String>) -> bool {
+    /// floor are outstanding: the consumer delivers them. Returns whether the state is complete.
+    pub(super) fn was_read(&mut self, outstanding: HashSet<String>) -> bool {
         self.from_state = true;
-        self.owed.insert(owed).is_empty()
+        self.outstanding.insert(outstanding).is_empty()
     }
 
     /// Records that messages are from this consumer, which was created after the stream information
@@ -161,9 +161,9 @@ impl StateSync {
     /// stream information was read.
     ///
     /// The first message of this consumer is the newest one of the key, whenever that was written.
-    pub(super) fn begin_key(&mut self, lag: Lag, look: &StreamInfo) {
+    pub(super) fn begin_key(&mut self, lag: Lag, info: &StreamInfo) {
         self.lag = lag;
-        self.incarnation = look.incarnation(&self.core.bucket.stream);
+        self.incarnation = info.incarnation(&self.core.bucket.stream);
         self.bound = u64::MAX;
         self.is_newest = lag == Lag::None;
         (self.behind, self.round) = (None, None);
@@ -215,23 +215,23 @@ impl StateSync {
     pub(super) async fn receive(
         &mut self,
         subject: &str,
-        place: &DeliveryInfo,
+        delivery: &DeliveryInfo,
         consumer: &OrderedConsumer,
         deadline: Deadline,
     ) -> bool {
-        let sequence = place.stream_sequence;
+        let sequence = delivery.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
         if self.is_newest || sequence > self.floor {
             self.delivered.insert(subject);
-            self.owed.as_mut().map(|owed| owed.remove(subject));
+            self.outstanding.as_mut().map(|outstanding| outstanding.remove(subject));
         }
         let waiting = consumer.pending_at_start;
         was_complete
-            || self.lag == Lag::None && completes(place, waiting, self.bound)
+            || self.lag == Lag::None && completes(delivery, waiting, self.bound)
             || self.passes(|end| sequence == end)
-            || self.owed.as_ref().is_some_and(HashSet::is_empty)
+            || self.outstanding.as_ref().is_some_and(HashSet::is_empty)
             // If no answer arrives, a later message asks again.
-            || self.lag.may_end_with(place, waiting, self.bound)
+            || self.lag.may_end_with(delivery, waiting, self.bound)
                 && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
     }
 
@@ -270,20 +270,20 @@ impl StateSync {
         }
     }
 
-    /// Requests the leader's list of subjects, or checks whether some owed subjects were delivered
-    /// long ago.
+    /// Requests the leader's list of subjects, or checks whether some outstanding subjects were
+    /// delivered long ago.
     async fn compare_subjects(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let (core, operation) = (&self.core, self.operation);
-        let Some(owed) = &self.owed else {
+        let Some(outstanding) = &self.outstanding else {
             let mut subjects =
                 leader::subjects(core, operation, &self.filters, deadline.limit()).await?;
             subjects.retain(|subject| !self.delivered.contains(subject));
             if !self.is_same_store(deadline).await? {
                 return Ok(false);
             }
-            return Ok(self.owed.insert(subjects.into_iter().collect()).is_empty());
+            return Ok(self.outstanding.insert(subjects.into_iter().collect()).is_empty());
         };
-        let some: Vec<_> = owed.iter().take(leader::IN_FLIGHT).cloned().collect();
+        let some: Vec<_> = outstanding.iter().take(leader::IN_FLIGHT).cloned().collect();
         let newest = stream::iter(some).map(|subject| async move {
             let newest = leader::newest_of(core, operation, &subject, deadline).await?;
             Ok((subject, newest.map_or(0, |message| message.sequence)))
@@ -293,11 +293,11 @@ impl StateSync {
         if !self.is_same_store(deadline).await? {
             return Ok(false);
         }
-        let Some(owed) = &mut self.owed else { return Ok(false) };
+        let Some(outstanding) = &mut self.outstanding else { return Ok(false) };
         for (subject, _) in newest.iter().filter(|(_, newest)| *newest <= position) {
-            owed.remove(subject);
+            outstanding.remove(subject);
         }
-        Ok(owed.is_empty())
+        Ok(outstanding.is_empty())
     }
 
     /// Counts the subjects after the cursor.
@@ -354,8 +354,8 @@ fn is_countable(settings: &Settings) -> bool {
 /// Whether a message is the last one that was waiting for its consumer, and none was removed: as
 /// many have come as were waiting, none of them from behind `bound`, the end of the stream before
 /// the consumer was made.
-pub(super) fn completes(place: &DeliveryInfo, waiting: u64, bound: u64) -> bool {
-    place.consumer_sequence == waiting && place.stream_sequence <= bound
+pub(super) fn completes(delivery: &DeliveryInfo, waiting: u64, bound: u64) -> bool {
+    delivery.consumer_sequence == waiting && delivery.stream_sequence <= bound
 }
 
 /// The subjects that a listing or the initial state of a watch has delivered. They are stored as
@@ -377,8 +377,8 @@ impl Subjects {
         let hash = self.hash(subject);
         match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
             Entry::Occupied(_) => false,
-            Entry::Vacant(place) => {
-                place.insert(hash);
+            Entry::Vacant(vacant) => {
+                vacant.insert(hash);
                 true
             }
         }
@@ -418,18 +418,18 @@ mod tests {
 
     #[test]
     fn state_is_complete_only_if_no_message_can_be_missing() {
-        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
+        let delivery = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
             pending: 0,
         };
         // Three were waiting, the stream ended at 10.
-        assert!(completes(&place(3, 10), 3, 10));
+        assert!(completes(&delivery(3, 10), 3, 10));
         // At the end, but one was superseded and is still to come from behind it, whatever the
         // pending count is.
-        assert!(!completes(&place(2, 10), 3, 10));
-        assert!(!completes(&place(3, 11), 3, 10));
+        assert!(!completes(&delivery(2, 10), 3, 10));
+        assert!(!completes(&delivery(3, 11), 3, 10));
     }
 
     #[test]

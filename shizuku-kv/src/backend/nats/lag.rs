@@ -38,9 +38,9 @@ impl Lag {
 
     /// Returns the lag of a consumer whose creation was requested `since` before the stream
     /// information was read. The server of the consumer may have become the leader in between.
-    pub(super) fn before(consumer: Option<&str>, look: &StreamInfo, since: Duration) -> Self {
-        let has_led = || look.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
-        match Self::of(consumer, look.leader()) {
+    pub(super) fn before(consumer: Option<&str>, info: &StreamInfo, since: Duration) -> Self {
+        let has_led = || info.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
+        match Self::of(consumer, info.leader()) {
             Self::None if consumer.is_none() || has_led() => Self::None,
             _ => Self::Unknown,
         }
@@ -49,11 +49,13 @@ impl Lag {
     /// Returns whether the state may be complete with this message, so that the leader is asked.
     /// `floor` is the last sequence of the stream information, `waiting` the number of messages
     /// that waited for the consumer.
-    pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
+    pub(super) fn may_end_with(self, delivery: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
         match self {
-            Self::None => place.stream_sequence >= floor,
-            Self::Unknown => place.stream_sequence >= floor || place.consumer_sequence >= waiting,
-            Self::Until(end) => place.stream_sequence >= end,
+            Self::None => delivery.stream_sequence >= floor,
+            Self::Unknown => {
+                delivery.stream_sequence >= floor || delivery.consumer_sequence >= waiting
+            }
+            Self::Until(end) => delivery.stream_sequence >= end,
         }
     }
 }
@@ -74,20 +76,20 @@ mod tests {
 
     #[test]
     fn leader_is_asked_when_the_state_may_be_complete() {
-        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
+        let delivery = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
             pending: 0,
         };
         // Three were waiting, the floor is at 10.
-        assert!(!Lag::None.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::None.may_end_with(&place(1, 10), 3, 10));
+        assert!(!Lag::None.may_end_with(&delivery(3, 9), 3, 10));
+        assert!(Lag::None.may_end_with(&delivery(1, 10), 3, 10));
         // The floor can be out of scope, and fewer messages can be waiting than the leader has.
-        assert!(!Lag::Unknown.may_end_with(&place(2, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));
-        assert!(!Lag::Until(12).may_end_with(&place(5, 11), 3, 10));
-        assert!(Lag::Until(12).may_end_with(&place(5, 12), 3, 10));
+        assert!(!Lag::Unknown.may_end_with(&delivery(2, 9), 3, 10));
+        assert!(Lag::Unknown.may_end_with(&delivery(3, 9), 3, 10));
+        assert!(Lag::Unknown.may_end_with(&delivery(1, 10), 3, 10));
+        assert!(!Lag::Until(12).may_end_with(&delivery(5, 11), 3, 10));
+        assert!(Lag::Until(12).may_end_with(&delivery(5, 12), 3, 10));
     }
 }

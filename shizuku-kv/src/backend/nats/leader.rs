@@ -61,8 +61,8 @@ pub(super) struct Found {
 }
 
 impl From<&DeliveryInfo> for Found {
-    fn from(place: &DeliveryInfo) -> Self {
-        Self { sequence: place.stream_sequence, time: place.time() }
+    fn from(delivery: &DeliveryInfo) -> Self {
+        Self { sequence: delivery.stream_sequence, time: delivery.time() }
     }
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn newest_of(
         Either::Left(found) => {
             found.map(|found| Found { sequence: found.sequence(), time: found.time() })
         }
-        Either::Right(found) => found.map(|(_, place)| Found::from(&place)),
+        Either::Right(found) => found.map(|(_, delivery)| Found::from(&delivery)),
     })
 }
 
@@ -110,8 +110,8 @@ pub(super) async fn message_at(
             found.map_or(MessageAt::Gone, |message| MessageAt::Time(message.time()))
         }
         Either::Right(found) => {
-            let found = found.filter(|(_, place)| place.stream_sequence == sequence);
-            found.map_or(MessageAt::Unknown, |(_, place)| MessageAt::Time(place.time()))
+            let found = found.filter(|(_, delivery)| delivery.stream_sequence == sequence);
+            found.map_or(MessageAt::Unknown, |(_, delivery)| MessageAt::Time(delivery.time()))
         }
     })
 }
@@ -144,8 +144,8 @@ impl StoreCore {
                     source: None,
                 })
             }
-            Either::Right(found) => Ok(found.and_then(|(mut message, place)| {
-                examined(&mut message, &place, &self.bucket.prefix)
+            Either::Right(found) => Ok(found.and_then(|(mut message, delivery)| {
+                examined(&mut message, &delivery, &self.bucket.prefix)
             })),
         }
     }
@@ -216,7 +216,7 @@ async fn by_consumer(
             }
             consumer.one_at_a_time();
             match deadline.bound(operation, None, async { Ok(consumer.next().await) }).await? {
-                Delivery::Message(message, place) => return Ok(Some((message, place))),
+                Delivery::Message(message, delivery) => return Ok(Some((message, delivery))),
                 Delivery::Denied(denial) => return Err(denial.error(operation)),
                 // It was removed meanwhile, or the consumer was.
                 Delivery::Idle | Delivery::Lost(_) => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::{Client, PublishError, SubscribeError, Subscriber};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -63,6 +64,8 @@ pub(super) enum Interruption {
 #[derive(Debug)]
 pub(super) struct Link {
     client: Client,
+    /// The runtime of the client's tasks.
+    pub(super) runtime: Handle,
     requests: Requests,
     consumers: OpenConsumers,
     pub(super) events: LinkEvents,
@@ -89,6 +92,7 @@ impl Link {
         Ok(Arc::new(Self {
             session: Session::new(&client),
             client,
+            runtime: Handle::current(),
             requests,
             consumers: OpenConsumers::default(),
             events,

@@ -44,6 +44,7 @@
 //! | `expiry` | the decision whether a watch can resume at a position |
 //! | `deleted` | the deletions that a watch has delivered |
 //! | `census` | detection of entries that left the stream without a message |
+//! | `scripted` | a server whose answers a test writes |
 
 mod api;
 mod arrival;
@@ -78,6 +79,9 @@ mod rejections;
 mod requests;
 mod retry;
 mod scan;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+mod scripted;
 mod server_errors;
 mod session;
 mod settings;

@@ -4,11 +4,6 @@ use std::collections::HashSet;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use futures_util::future::join_all;
-
-use super::delete_on_drop::delete;
-use super::link::{Link, Mark};
-
 /// Consumers of a connection that may exist, each as the subject of its deletion.
 #[derive(Debug, Default)]
 pub(super) struct OpenConsumers(Mutex<HashSet<String>>);
@@ -26,9 +21,8 @@ impl OpenConsumers {
         self.with(|consumers| consumers.remove(subject));
     }
 
-    /// Deletes all consumers. Waits until the server has answered, or no answer can arrive.
-    pub(super) async fn delete_all(&self, link: &Link, mark: Mark) {
-        let subjects = self.with(mem::take);
-        join_all(subjects.iter().map(|subject| delete(link, mark, subject))).await;
+    /// Forgets all consumers, and returns them.
+    pub(super) fn take(&self) -> HashSet<String> {
+        self.with(mem::take)
     }
 }

@@ -227,58 +227,17 @@ pub(super) fn has_no_responders(answer: &Message) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
-    use std::io::{self, BufRead, BufReader, Read, Write};
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::pin::pin;
-    use std::sync::Arc;
 
-    use async_nats::{ConnectOptions, Event};
+    use async_nats::Event;
     use futures_util::FutureExt;
 
-    use super::super::link_events::LinkEvents;
-    use super::super::space::ApiSpace;
+    use super::super::scripted::link;
     use super::*;
-
-    /// Answers each request with an empty message.
-    fn serve(mut stream: TcpStream) -> io::Result<()> {
-        stream.write_all(b"INFO {\"server_id\":\"a\",\"version\":\"2.15.0\",\"proto\":1,")?;
-        stream.write_all(b"\"headers\":true,\"max_payload\":1048576}\r\n")?;
-        let mut lines = BufReader::new(stream.try_clone()?);
-        let mut line = String::new();
-        while lines.read_line(&mut line)? > 0 {
-            match line.split_whitespace().collect::<Vec<_>>()[..] {
-                ["PING"] => stream.write_all(b"PONG\r\n")?,
-                ["PUB", _, reply, size] => {
-                    let payload = size.parse::<usize>().unwrap();
-                    lines.read_exact(&mut vec![0; payload + 2])?;
-                    write!(stream, "MSG {reply} 1 0\r\n\r\n")?;
-                }
-                ["PUB", _, size] => {
-                    let payload = size.parse::<usize>().unwrap();
-                    lines.read_exact(&mut vec![0; payload + 2])?;
-                }
-                _ => {}
-            }
-            line.clear();
-        }
-        Ok(())
-    }
-
-    /// Returns a connection that is up, and whose client accepts one message at a time.
-    async fn link() -> Arc<Link> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        std::thread::spawn(move || serve(listener.accept()?.0));
-        let client = ConnectOptions::new().client_capacity(1).connect(address).await.unwrap();
-        let link = Link::open(client, LinkEvents::new(), ApiSpace::default()).await.unwrap();
-        link.session.answered(link.session.number());
-        link.client().flush().await.unwrap();
-        link
-    }
 
     #[tokio::test]
     async fn command_that_was_not_accepted_is_sent_again() {
-        let link = link().await;
+        let link = link(|_| String::new()).await;
         let deadline = Deadline::after(Duration::from_secs(20));
         let command = link.request("delete_store", "command", Bytes::new(), deadline);
         let mut command = command.single(true);
@@ -292,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn accepted_command_is_not_sent_again() {
-        let link = link().await;
+        let link = link(|_| String::new()).await;
         let deadline = Deadline::after(Duration::from_secs(20));
         let command = link.request("delete_store", "command", Bytes::new(), deadline);
         let mut command = command.single(true);

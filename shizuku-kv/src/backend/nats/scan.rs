@@ -175,14 +175,16 @@ impl Scan {
         match &mut self.source {
             Source::Done => Ok(Step::Nothing),
             Source::Consumer(consumer) => match consumer.next().await {
-                Delivery::Message(message, place) if place.stream_sequence > self.last.sequence => {
+                Delivery::Message(message, delivery)
+                    if delivery.stream_sequence > self.last.sequence =>
+                {
                     let waiting = consumer.pending_at_start;
-                    let step = self.receive(message, &place);
+                    let step = self.receive(message, &delivery);
                     if self.entries_left == Some(0)
-                        || self.lag == Lag::None && completes(&place, waiting, self.bound)
+                        || self.lag == Lag::None && completes(&delivery, waiting, self.bound)
                     {
                         self.source = Source::Done;
-                    } else if self.lag.may_end_with(&place, waiting, self.bound) {
+                    } else if self.lag.may_end_with(&delivery, waiting, self.bound) {
                         Box::pin(self.find_end(deadline)).await?;
                     }
                     Ok(step)
@@ -267,10 +269,10 @@ impl Scan {
     }
 
     /// Records a message of the consumer.
-    fn receive(&mut self, mut message: Message, place: &DeliveryInfo) -> Step {
-        let delivered = delivered(&mut message, place, &self.core.bucket.prefix);
+    fn receive(&mut self, mut message: Message, delivery: &DeliveryInfo) -> Step {
+        let delivered = delivered(&mut message, delivery, &self.core.bucket.prefix);
         let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
-        self.last.remember(&message.subject, place.into(), is_deletion);
+        self.last.remember(&message.subject, delivery.into(), is_deletion);
         let is_wanted = self.note(&message.subject, delivered.as_ref(), is_deletion);
         delivered.filter(|_| is_wanted).map_or(Step::Progress, Step::Item)
     }
@@ -376,7 +378,8 @@ impl Scan {
     }
 
     /// Whether the leader still has the last message, or one that superseded it. If it does not,
-    /// the stream was restored from a copy, and other messages may have taken the places before.
+    /// the stream was restored from a copy, and other messages may have taken the sequences before
+    /// it.
     async fn is_intact(&self, info: &StreamInfo, deadline: Deadline) -> KvResult<bool> {
         let (core, operation, last) = (&self.core, self.operation, &self.last);
         if info.last_sequence() < last.sequence {
@@ -422,7 +425,11 @@ impl Scan {
                 // deleted.
                 Ok(consumer)
                     if core.consistency == ReadConsistency::Leader
-                        && consumer.lag(&info) != Lag::None => {}
+                        && consumer.lag(&info) != Lag::None =>
+                {
+                    drop(consumer);
+                    pause(&mut pauses, self.operation, deadline).await?;
+                }
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
                         // The store may have been recreated between the stream information and the
@@ -438,7 +445,7 @@ impl Scan {
                     return Ok(());
                 }
                 Err(error) if error.code == 503 => {
-                    pause(&mut pauses, self.operation, deadline).await?
+                    pause(&mut pauses, self.operation, deadline).await?;
                 }
                 Err(error) => return Err(error.into_error(self.operation, &core.bucket.name)),
             }

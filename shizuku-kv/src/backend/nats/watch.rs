@@ -107,7 +107,7 @@ struct NatsWatch {
     state: State,
     /// `None` after a sign of life, so that the next loss begins with the first pause.
     pauses: Option<ExponentialBackoff>,
-    /// Part of the names of this watch's consumers, with the number of created consumers.
+    /// Part of the names of this watch's consumers, with the number of attempts to create one.
     id: String,
     consumers: u64,
     /// Incarnation of the store, from the cursor or from the first stream information.
@@ -250,12 +250,12 @@ impl NatsWatch {
                     }
                     // A consumer on a replica that is behind begins at the end of that replica,
                     // which is before the requested position.
-                    Delivery::Message(_, place) if place.stream_sequence <= self.position => {
+                    Delivery::Message(_, delivery) if delivery.stream_sequence <= self.position => {
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
                         Ok(None)
                     }
-                    Delivery::Message(message, place) => self.receive(message, &place).await,
+                    Delivery::Message(message, delivery) => self.receive(message, &delivery).await,
                     Delivery::Idle => Box::pin(self.idle()).await,
                     Delivery::Denied(denial) => Err(denial.error(OPERATION)),
                     Delivery::Lost(reason) => match self.core.link.over(OPERATION) {

@@ -169,7 +169,7 @@ pub(super) fn parse_time(text: &str) -> SystemTime {
 /// Reason why an answer could not be read, without its content.
 pub(super) type Malformed = &'static str;
 
-/// The answer to a direct get: the message with its place in headers. Others may have stored
+/// The answer to a direct get: the message with its position in headers. Others may have stored
 /// headers of the same names, the server's own come last.
 pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessage, Malformed> {
     let headers = message.headers.as_ref().ok_or("an answer without headers")?;
@@ -256,8 +256,8 @@ impl DeliveryInfo {
         let mut rest: [&[u8]; 10] = [b""; 10];
         let mut count = 0;
         for token in reply.as_bytes().strip_prefix(b"$JS.ACK.")?.split(|byte| *byte == b'.') {
-            if let Some(place) = rest.get_mut(count) {
-                *place = token;
+            if let Some(part) = rest.get_mut(count) {
+                *part = token;
             }
             count += 1;
         }
@@ -297,15 +297,15 @@ fn number(digits: &[u8]) -> Option<u64> {
 /// allocates.
 pub(super) fn delivered(
     message: &mut Message,
-    place: &DeliveryInfo,
+    delivery: &DeliveryInfo,
     prefix: &str,
 ) -> Option<StreamMessage> {
     let key = key_of(&message.subject, prefix)?;
     let marks = Marks::of_map(message.headers.as_ref());
     Some(StreamMessage {
         key,
-        sequence: place.stream_sequence,
-        time: place.time(),
+        sequence: delivery.stream_sequence,
+        time: delivery.time(),
         operation: marks.operation(),
         operation_id: None,
         fence: marks.fence(),
@@ -318,10 +318,10 @@ pub(super) fn delivered(
 /// Like [`delivered`], with the headers that writes need.
 pub(super) fn examined(
     message: &mut Message,
-    place: &DeliveryInfo,
+    delivery: &DeliveryInfo,
     prefix: &str,
 ) -> Option<StreamMessage> {
-    let delivered = delivered(message, place, prefix)?;
+    let delivered = delivered(message, delivery, prefix)?;
     let marks = Marks::of_map(message.headers.as_ref());
     let (operation_id, expires) = (marks.operation_id.map(str::to_owned), marks.expires());
     Some(StreamMessage { operation_id, expires, ..delivered })
@@ -333,12 +333,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_of_both_forms() {
-        let place =
+    fn delivery_info_of_both_forms() {
+        let delivery =
             DeliveryInfo { stream_sequence: 7, consumer_sequence: 5, nanos: 1000, pending: 3 };
-        assert_eq!(DeliveryInfo::parse("$JS.ACK.KV_b.c.1.7.5.1000.3"), Some(place));
-        assert_eq!(DeliveryInfo::parse("$JS.ACK.hub.ACC.KV_b.c.1.7.5.1000.3"), Some(place));
-        assert_eq!(DeliveryInfo::parse("$JS.ACK._.ACC.KV_b.c.1.7.5.1000.3.rnd"), Some(place));
+        assert_eq!(DeliveryInfo::parse("$JS.ACK.KV_b.c.1.7.5.1000.3"), Some(delivery));
+        assert_eq!(DeliveryInfo::parse("$JS.ACK.hub.ACC.KV_b.c.1.7.5.1000.3"), Some(delivery));
+        assert_eq!(DeliveryInfo::parse("$JS.ACK._.ACC.KV_b.c.1.7.5.1000.3.rnd"), Some(delivery));
         for bad in [
             "",
             "$JS.ACK",
@@ -350,7 +350,7 @@ mod tests {
         ] {
             assert_eq!(DeliveryInfo::parse(bad), None, "{bad}");
         }
-        let largest = DeliveryInfo { pending: u64::MAX, ..place };
+        let largest = DeliveryInfo { pending: u64::MAX, ..delivery };
         let text = format!("$JS.ACK.KV_b.c.1.7.5.1000.{}", u64::MAX);
         assert_eq!(DeliveryInfo::parse(&text), Some(largest));
     }

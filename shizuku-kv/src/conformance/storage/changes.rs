@@ -10,16 +10,16 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
         "A new storage has no checkpoint and holds no key.",
     a_put_is_held []
         "A put is held from then on, with its version and its time.",
-    a_put_replaces_what_was_held []
+    a_put_replaces_the_entry []
         "A put is held from then on, whatever was held before.",
     a_smaller_version_replaces_too []
         "A put is held from then on, even if its version is smaller than the held one.",
     a_time_alone_makes_a_difference []
         "A put is held from then on, even if only its time differs.",
-    a_deletion_ends_what_was_held []
+    a_deletion_removes_the_entry []
         "A deletion removes the held entry: deleted, purged or expired alike, whatever its \
          version.",
-    a_deletion_of_what_is_not_held_changes_nothing []
+    a_deletion_of_an_absent_key_changes_nothing []
         "A deletion removes the held entry, if there is one.",
     a_deleted_key_can_be_held_again []
         "A put is held from then on, whatever was held before.",
@@ -58,7 +58,7 @@ fn a_put_is_held(fixture: &StorageFixture) -> CheckResult {
     subject.takes([put("b", 2)?, put("c.d", 3)?], None, "two more")
 }
 
-fn a_put_replaces_what_was_held(fixture: &StorageFixture) -> CheckResult {
+fn a_put_replaces_the_entry(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([put("a", 1)?, put("b", 2)?], None, "two puts")?;
     subject.takes([put("a", 3)?], None, "a newer put of one of them")
@@ -89,7 +89,7 @@ fn a_time_alone_makes_a_difference(fixture: &StorageFixture) -> CheckResult {
     Ok(())
 }
 
-fn a_deletion_ends_what_was_held(fixture: &StorageFixture) -> CheckResult {
+fn a_deletion_removes_the_entry(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?, put("d", 900)?], None)?;
     let operations = [
@@ -114,7 +114,7 @@ fn a_deletion_ends_what_was_held(fixture: &StorageFixture) -> CheckResult {
     Ok(())
 }
 
-fn a_deletion_of_what_is_not_held_changes_nothing(fixture: &StorageFixture) -> CheckResult {
+fn a_deletion_of_an_absent_key_changes_nothing(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([delete("a", 1)?], None, "a deletion in an empty storage")?;
     subject.commit([put("b", 2)?], None)?;

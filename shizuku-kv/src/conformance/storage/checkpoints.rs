@@ -9,22 +9,22 @@ use crate::replica::Checkpoint;
 use crate::store::WatchCursor;
 
 pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
-    the_place_is_that_of_the_last_commit []
+    the_checkpoint_is_that_of_the_last_commit []
         "The checkpoint is that of the last commit, whatever the earlier one was.",
-    a_commit_without_a_place_leaves_none []
+    a_commit_without_a_checkpoint_leaves_none []
         "After a commit without a checkpoint there is none, until the next commit with one.",
-    a_commit_of_nothing_moves_the_place []
+    a_commit_of_nothing_moves_the_checkpoint []
         "The checkpoint of a commit is stored, even if the commit has no changes.",
-    places_come_back_as_they_were []
+    checkpoints_come_back_as_they_were []
         "A checkpoint is the same in every byte: store, position, time and scope.",
     an_empty_storage_opens_again_as_one [Durable]
         "A storage without commits is empty when it is reopened.",
-    everything_is_there_again [Durable]
+    every_entry_is_found_again [Durable]
         "All commits are present when the storage is reopened: keys, versions, times and \
          checkpoint.",
-    what_was_deleted_stays_deleted [Durable]
+    a_deleted_key_stays_deleted [Durable]
         "A deleted or replaced entry does not come back when the storage is reopened.",
-    no_place_stays_no_place [Durable]
+    no_checkpoint_stays_no_checkpoint [Durable]
         "After a commit without a checkpoint there is none, even when the storage is reopened. \
          The changes are present.",
     opening_again_and_again_changes_nothing [Durable]
@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
         "All commits are present when the storage is reopened, however many.",
 };
 
-fn the_place_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult {
+fn the_checkpoint_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "a commit with a checkpoint")?;
     subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "one with a later checkpoint")?;
@@ -43,7 +43,7 @@ fn the_place_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult
     subject.takes([delete("a", 2)?], Some(checkpoint(2, 2)), "one with another scope")
 }
 
-fn a_commit_without_a_place_leaves_none(fixture: &StorageFixture) -> CheckResult {
+fn a_commit_without_a_checkpoint_leaves_none(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([put("a", 1)?], None, "a commit without a checkpoint, the first")?;
     subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "a commit with a checkpoint")?;
@@ -57,14 +57,14 @@ fn a_commit_without_a_place_leaves_none(fixture: &StorageFixture) -> CheckResult
     subject.takes([], None, "a commit of nothing without a checkpoint")
 }
 
-fn a_commit_of_nothing_moves_the_place(fixture: &StorageFixture) -> CheckResult {
+fn a_commit_of_nothing_moves_the_checkpoint(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([], Some(checkpoint(1, 1)), "a commit of nothing in an empty storage")?;
     subject.takes([put("a", 2)?], Some(checkpoint(2, 1)), "a commit of something")?;
     subject.takes([], Some(checkpoint(3, 1)), "a commit of nothing")
 }
 
-fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
+fn checkpoints_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let bytes = std::array::from_fn::<u8, 16, _>(|index| 0xf0 | index as u8);
     let times = [
@@ -95,7 +95,7 @@ fn an_empty_storage_opens_again_as_one(fixture: &StorageFixture) -> CheckResult 
     subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "its first commit")
 }
 
-fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
+fn every_entry_is_found_again(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?], Some(checkpoint(3, 1)))?;
     subject.reopen()?;
@@ -109,7 +109,7 @@ fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
     subject.reopen()
 }
 
-fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
+fn a_deleted_key_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 900)?], Some(checkpoint(3, 1)))?;
     subject.commit([delete("a", 4)?, put("c", 5)?], Some(checkpoint(5, 1)))?;
@@ -127,7 +127,7 @@ fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     subject.reopen()
 }
 
-fn no_place_stays_no_place(fixture: &StorageFixture) -> CheckResult {
+fn no_checkpoint_stays_no_checkpoint(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?], Some(checkpoint(2, 1)))?;
     subject.commit([put("c", 3)?, delete("a", 4)?], None)?;

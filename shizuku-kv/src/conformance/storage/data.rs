@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
         "A time is the same to the last digit, before 1970 and far in the future.",
     an_empty_value_is_held []
         "An empty value is a value like any other, never a deletion.",
-    large_values_are_taken []
+    large_values_are_accepted []
         "A value may be as large as stores take, alone and next to others in one commit.",
     values_come_back_as_they_were [Values]
         "Values are any bytes, and those of the last put.",
@@ -157,7 +157,7 @@ fn an_empty_value_is_held(fixture: &StorageFixture) -> CheckResult {
     in_all_ways(&mut subject)
 }
 
-fn large_values_are_taken(fixture: &StorageFixture) -> CheckResult {
+fn large_values_are_accepted(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let large = |byte| {
         (0_u32..1 << 20).map(|index| (index >> 8) as u8 ^ index as u8 ^ byte).collect::<Vec<_>>()

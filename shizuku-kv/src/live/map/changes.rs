@@ -112,7 +112,7 @@ impl<K: Ord + Clone, T> Stream for Changes<K, T> {
                 return Poll::Ready(Some(change));
             }
             if ready!(this.wakes.poll_next_unpin(cx)).is_none() {
-                // A change may have come before the end, but after the previous look.
+                // A change may have come before the end, but after the previous check.
                 return Poll::Ready(this.reader.next(&this.current.load()));
             }
         }

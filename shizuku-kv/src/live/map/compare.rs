@@ -13,11 +13,11 @@ use crate::store::{
 };
 use crate::watch::{Recent, UnverifiedPosition, Verification};
 
-/// Pause before another look if changes overtook the first one, or if it failed.
+/// Pause before another attempt if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Maximum number of overtaken looks before the store is read again.
-const LOOKS: u32 = 3;
+/// Maximum number of overtaken attempts before the store is read again.
+const ATTEMPTS: u32 = 3;
 
 /// Timeout for reaching a position while no update comes: the change there may have left the store
 /// before its turn.
@@ -38,10 +38,10 @@ pub(super) struct Comparison {
     request: Option<Request>,
     /// Number of failed requests since the last one that succeeded.
     failures: u32,
-    /// A look whose position has not been reached, and the end of the wait for it.
+    /// Requested figures whose position has not been reached, and the end of the wait for it.
     asked: Option<(StoreFigures, Instant)>,
     agreed: Option<StoreFigures>,
-    looks: u32,
+    attempts: u32,
     /// The store is not read again before this moment.
     not_before: Instant,
     pause: Duration,
@@ -93,7 +93,7 @@ impl Comparison {
             failures: 0,
             asked: None,
             agreed: None,
-            looks: 0,
+            attempts: 0,
             not_before: now,
             pause: interval,
         }
@@ -163,7 +163,7 @@ impl Comparison {
                 match self.asked.take() {
                     // The change at that position does not arrive.
                     Some(_) => self.may_read(),
-                    None => self.look(store, scope),
+                    None => self.request_figures(store, scope),
                 }
             };
             if verdict == Verdict::Differs {
@@ -173,11 +173,11 @@ impl Comparison {
     }
 
     /// Requests the figures.
-    fn look(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
+    fn request_figures(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
         self.due = Instant::now().checked_add(self.interval);
         // A loss of the connection during the request makes the position unverified again.
         let unverified = self.unverified.take();
-        let answer = look(store.clone(), scope.clone(), self.cursor, unverified.clone());
+        let answer = figures(store.clone(), scope.clone(), self.cursor, unverified.clone());
         self.request(unverified, answer)
     }
 
@@ -230,7 +230,7 @@ impl Comparison {
                 }
             },
             Answer::Listed { differs: false } => {
-                self.looks = 0;
+                self.attempts = 0;
                 Verdict::Same
             }
             Answer::Listed { differs: true } => self.listed_difference(),
@@ -262,7 +262,7 @@ impl Comparison {
     fn judge(&mut self, figures: StoreFigures, known: u64) -> Verdict {
         let keys = figures.keys.unwrap_or_default();
         if known == keys {
-            self.looks = 0;
+            self.attempts = 0;
             let is_proven = !figures.reverts
                 || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
             if figures.has_shrunk(self.agreed.as_ref()) {
@@ -273,24 +273,24 @@ impl Comparison {
             return if is_proven { Verdict::Same } else { self.may_read() };
         }
         // A key whose first value was superseded before its turn is counted and has not arrived.
-        if known < keys && self.looks + 1 < LOOKS {
-            self.looks += 1;
+        if known < keys && self.attempts + 1 < ATTEMPTS {
+            self.attempts += 1;
             self.due = Some(Instant::now() + SOON);
             return Verdict::Same;
         }
-        self.looks = 0;
+        self.attempts = 0;
         self.may_read()
     }
 
     fn listed_difference(&mut self) -> Verdict {
         // A key that changes frequently may have changed meanwhile.
-        if self.looks + 1 < LOOKS {
-            self.looks += 1;
+        if self.attempts + 1 < ATTEMPTS {
+            self.attempts += 1;
             self.not_before = Instant::now();
             self.due = Some(Instant::now() + SOON);
             return Verdict::Same;
         }
-        self.looks = 0;
+        self.attempts = 0;
         Verdict::Differs
     }
 
@@ -308,7 +308,7 @@ impl Comparison {
 }
 
 /// Requests the figures, and verifies that the store is the one that the map knew.
-async fn look(
+async fn figures(
     store: Store,
     scope: WatchScope,
     cursor: Option<WatchCursor>,

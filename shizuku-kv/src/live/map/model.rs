@@ -38,7 +38,7 @@ struct World {
     rng: Rng,
     table: Table<u8, Entry>,
     model: BTreeMap<u8, Entry>,
-    refused: BTreeMap<Key, Entry>,
+    rejected: BTreeMap<Key, Entry>,
     /// The values that were current and have not come again while the store is read again.
     gone: BTreeMap<u8, Entry>,
     /// The version and the incarnation of the store.
@@ -84,7 +84,7 @@ impl World {
             rng: Rng::with_seed(seed),
             table,
             model: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            rejected: BTreeMap::new(),
             gone: BTreeMap::new(),
             now: (0, 0),
             observers,
@@ -100,18 +100,18 @@ impl World {
             0..5 if is_readable => {
                 self.now.0 += 1;
                 self.model.insert(key, self.now);
-                self.refused.remove(&name(key));
+                self.rejected.remove(&name(key));
                 self.gone.remove(&key);
                 good(key, self.now)
             }
             // The same entry again.
             5 => match self.model.get(&key) {
-                Some(entry) if !self.refused.contains_key(&name(key)) => good(key, *entry),
+                Some(entry) if !self.rejected.contains_key(&name(key)) => good(key, *entry),
                 _ => return,
             },
             6 => {
                 self.now.0 += 1;
-                self.refused.insert(name(key), self.now);
+                self.rejected.insert(name(key), self.now);
                 // An entry exists, so the last good value stays.
                 if let Some(held) = self.gone.remove(&key) {
                     self.model.insert(key, held);
@@ -120,7 +120,7 @@ impl World {
             }
             _ => {
                 self.model.remove(&key);
-                self.refused.remove(&name(key));
+                self.rejected.remove(&name(key));
                 self.gone.remove(&key);
                 absent(key)
             }
@@ -140,12 +140,12 @@ impl World {
         if is_new {
             *now = (0, now.1 + 1);
         }
-        self.refused.retain(|_, _| rng.bool());
-        let refused = &self.refused;
-        let is_gone = |key: &u8, _: &mut Entry| !refused.contains_key(&name(*key)) && rng.bool();
+        self.rejected.retain(|_, _| rng.bool());
+        let rejected = &self.rejected;
+        let is_gone = |key: &u8, _: &mut Entry| !rejected.contains_key(&name(*key)) && rng.bool();
         self.gone = self.model.extract_if(.., is_gone).collect();
         for (key, entry) in &mut self.model {
-            if self.refused.contains_key(&name(*key)) {
+            if self.rejected.contains_key(&name(*key)) {
                 continue;
             }
             if is_new {
@@ -156,7 +156,7 @@ impl World {
             unseen.see(&finding);
             self.table.apply(finding);
         }
-        for (key, entry) in &self.refused {
+        for (key, entry) in &self.rejected {
             let finding = bad(key.trim_start_matches("key.").parse().unwrap(), *entry);
             unseen.see(&finding);
             self.table.apply(finding);
@@ -175,7 +175,7 @@ impl World {
                 let created = rejection.created.duration_since(UNIX_EPOCH).unwrap().as_secs();
                 (rejection.version.as_u64().unwrap(), created)
             };
-            self.refused =
+            self.rejected =
                 rejections.map(|(key, rejection)| (key.clone(), entry(rejection))).collect();
             // A new incarnation, so that no later entry has a version of a forgotten one.
             self.now = (0, self.now.1 + 1);
@@ -185,8 +185,8 @@ impl World {
     }
 
     /// Reads some changes of a reader, or all of them.
-    fn read(&mut self, place: usize, most: usize) {
-        let observer = &mut self.observers[place];
+    fn read(&mut self, index: usize, most: usize) {
+        let observer = &mut self.observers[index];
         for _ in 0..most {
             let Some(change) = observer.reader.next(&self.table) else {
                 assert_eq!(observer.own, self.model);
@@ -208,7 +208,7 @@ impl World {
 
     fn check(&self) {
         assert_eq!(contents(&self.table.entries), self.model);
-        assert!(self.table.rejections.keys().eq(self.refused.keys()));
+        assert!(self.table.rejections.keys().eq(self.rejected.keys()));
         assert!(self.table.recent() <= REMEMBERED);
         for (snapshot, expected) in &self.kept {
             assert_eq!(contents(snapshot), *expected);
@@ -226,11 +226,11 @@ impl World {
                 // One reader keeps up, one does not, and one is away for long.
                 7 => self.read(0, usize::MAX),
                 8 => self.read(1, 3),
-                _ => (0..2).for_each(|place| self.read(place, place + 1)),
+                _ => (0..2).for_each(|index| self.read(index, index + 1)),
             }
             self.check();
         }
-        (0..3).for_each(|place| self.read(place, usize::MAX));
+        (0..3).for_each(|index| self.read(index, usize::MAX));
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Bounds {
     input: usize,
     depth: Cell<usize>,
     elements: Cell<usize>,
-    refusal: Cell<Option<&'static str>>,
+    rejection: Cell<Option<&'static str>>,
     asked: Cell<&'static str>,
     is_custom: Cell<bool>,
     declared: RefCell<Vec<Declaration>>,
@@ -52,7 +52,7 @@ impl Bounds {
             input,
             depth: Cell::new(0),
             elements: Cell::new(input.saturating_add(EMPTY_ELEMENTS)),
-            refusal: Cell::new(None),
+            rejection: Cell::new(None),
             asked: Cell::new(""),
             is_custom: Cell::new(false),
             declared: RefCell::new(Vec::new()),
@@ -75,8 +75,8 @@ impl Bounds {
     /// Returns the exceeded limit, if any. The error itself cannot carry it, because its text could
     /// be the type's own.
     #[cfg(any(feature = "messagepack", feature = "postcard"))]
-    pub(super) fn refusal(&self) -> Option<&'static str> {
-        self.refusal.get()
+    pub(super) fn rejection(&self) -> Option<&'static str> {
+        self.rejection.get()
     }
 
     /// Returns the kind of the last requested value if it was a number or a boolean, otherwise an
@@ -107,8 +107,8 @@ impl Bounds {
         names.any(|name| words(&name.to_lowercase()).any(|part| part == word))
     }
 
-    fn refuse<E: Error>(&self, reason: &'static str) -> E {
-        self.refusal.set(Some(reason));
+    fn reject<E: Error>(&self, reason: &'static str) -> E {
+        self.rejection.set(Some(reason));
         E::custom(reason)
     }
 
@@ -116,7 +116,7 @@ impl Bounds {
     fn descend<T, E: Error>(&self, visit: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let depth = self.depth.get();
         if depth == LEVELS {
-            return Err(self.refuse("nested too deeply"));
+            return Err(self.reject("nested too deeply"));
         }
         self.depth.set(depth + 1);
         let visited = visit();
@@ -131,7 +131,7 @@ impl Bounds {
                 self.elements.set(left);
                 Ok(())
             }
-            None => Err(self.refuse("too many elements")),
+            None => Err(self.reject("too many elements")),
         }
     }
 

@@ -95,7 +95,7 @@ fn shows_no_secret<C: Codec>() {
         " at line 7 column 7 hunter2",
         "\u{7f}\", expected \u{202e}hunter2",
     ];
-    let places: [fn(&str) -> Value; 9] = [
+    let positions: [fn(&str) -> Value; 9] = [
         |trick| Value::from(trick),
         |trick| json!([trick]),
         |trick| json!([trick, 1]),
@@ -106,8 +106,10 @@ fn shows_no_secret<C: Codec>() {
         |trick| json!({ "url": { "url": trick } }),
         |trick| json!({ "custom": trick }),
     ];
-    for (trick, place) in tricks.iter().flat_map(|trick| places.map(|place| (trick, place))) {
-        let bytes = C::encode(&place(trick)).unwrap_or_default();
+    for (trick, position) in
+        tricks.iter().flat_map(|trick| positions.map(|position| (trick, position)))
+    {
+        let bytes = C::encode(&position(trick)).unwrap_or_default();
         for end in 0..=bytes.len() {
             for shown in [
                 message::<C, Config>(&bytes[..end]),
@@ -180,15 +182,15 @@ fn failed_encoding_shows_no_part_of_the_value() {
         }
     }
 
-    for refused in [
+    for rejected in [
         Json::encode(&Refuses),
         #[cfg(feature = "messagepack")]
         MessagePack::encode(&Refuses),
         #[cfg(feature = "postcard")]
         Postcard::encode(&Refuses),
     ] {
-        assert_eq!(refused, Err(EncodeError::new("the type refuses to be serialized")));
+        assert_eq!(rejected, Err(EncodeError::new("the type refuses to be serialized")));
     }
-    let refused = Json::encode(&BTreeMap::from([((1, 2), 3)]));
-    assert_eq!(refused, Err(EncodeError::new("key must be a string")));
+    let rejected = Json::encode(&BTreeMap::from([((1, 2), 3)]));
+    assert_eq!(rejected, Err(EncodeError::new("key must be a string")));
 }

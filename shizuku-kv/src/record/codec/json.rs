@@ -39,8 +39,8 @@ impl Format for Reader {
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
     let limits = Limits::new(Reader);
     serde_json::to_vec(&limits.around(value)).map(Bytes::from).map_err(|error| {
-        match (limits.refusal(None), error.classify()) {
-            (Some(refusal), _) => EncodeError::new(format!("JSON: {refusal}")),
+        match (limits.rejection(None), error.classify()) {
+            (Some(rejection), _) => EncodeError::new(format!("JSON: {rejection}")),
             // A message of the type's own code can quote any part of the value.
             (None, Category::Data | Category::Io) => {
                 EncodeError::new("the type refuses to be serialized")
@@ -63,7 +63,7 @@ fn translate<T: CanDeserialize>(error: &serde_json::Error, bytes: &[u8]) -> Deco
     let message = without_position(error);
     // A message that ends like a position can forge one. A forged position rarely exists in these
     // bytes.
-    let is_place = is_place(bytes, error.line(), error.column());
+    let is_position = is_position(bytes, error.line(), error.column());
     let decoded = match error.classify() {
         // These messages are constants of serde_json.
         Category::Syntax | Category::Eof => DecodeError::new(format!("JSON: {message}")),
@@ -78,11 +78,11 @@ fn translate<T: CanDeserialize>(error: &serde_json::Error, bytes: &[u8]) -> Deco
         Category::Io => DecodeError::new(OPAQUE),
     };
     // The column is 0 if a line ends too early.
-    if is_place { decoded.at_line(error.line(), error.column().max(1)) } else { decoded }
+    if is_position { decoded.at_line(error.line(), error.column().max(1)) } else { decoded }
 }
 
 /// Returns true if a line and a column exist in these bytes.
-fn is_place(bytes: &[u8], line: usize, column: usize) -> bool {
+fn is_position(bytes: &[u8], line: usize, column: usize) -> bool {
     let before = line.checked_sub(1);
     let line = before.and_then(|before| bytes.split(|byte| *byte == b'\n').nth(before));
     line.is_some_and(|line| column <= line.len() + 1)

@@ -39,7 +39,7 @@ pub(super) struct Limits<F> {
     format: PhantomData<F>,
     depth: Cell<usize>,
     elements: Cell<usize>,
-    refusal: Cell<Option<&'static str>>,
+    rejection: Cell<Option<&'static str>>,
 }
 
 impl<F: Format> Limits<F> {
@@ -48,7 +48,7 @@ impl<F: Format> Limits<F> {
             format: PhantomData,
             depth: Cell::new(0),
             elements: Cell::new(0),
-            refusal: Cell::new(None),
+            rejection: Cell::new(None),
         }
     }
 
@@ -60,22 +60,22 @@ impl<F: Format> Limits<F> {
     /// Returns the exceeded limit, if any. Once the value is written, its length is compared as
     /// well. The error of the serializer cannot carry the limit, because its text could be the
     /// type's own.
-    pub(super) fn refusal(&self, written: Option<usize>) -> Option<&'static str> {
+    pub(super) fn rejection(&self, written: Option<usize>) -> Option<&'static str> {
         let most =
             F::EMPTY_ELEMENTS.zip(written).map(|(empty, length)| length.saturating_add(empty));
         let has_too_many = most.is_some_and(|most| self.elements.get() > most);
-        self.refusal.get().or(has_too_many.then_some("too many elements that take no bytes"))
+        self.rejection.get().or(has_too_many.then_some("too many elements that take no bytes"))
     }
 
-    fn refuse<T, E: Error>(&self, reason: &'static str) -> Result<T, E> {
-        self.refusal.set(Some(reason));
+    fn reject<T, E: Error>(&self, reason: &'static str) -> Result<T, E> {
+        self.rejection.set(Some(reason));
         Err(E::custom(reason))
     }
 
     fn enter<E: Error>(&self, levels: usize) -> Result<(), E> {
         let depth = self.depth.get() + levels;
         if depth > F::LEVELS {
-            return self.refuse("nested too deeply");
+            return self.reject("nested too deeply");
         }
         self.depth.set(depth);
         Ok(())
@@ -100,14 +100,14 @@ impl<F: Format> Limits<F> {
         if is_finite || F::HAS_INFINITY {
             return Ok(());
         }
-        self.refuse("a number is not finite, for which JSON has no form")
+        self.reject("a number is not finite, for which JSON has no form")
     }
 
     fn skipped<E: Error>(&self) -> Result<(), E> {
         if F::HAS_NAMES {
             return Ok(());
         }
-        self.refuse(
+        self.reject(
             "a field is left out by `skip_serializing_if`, and without names those after it would be read in its place",
         )
     }
@@ -157,7 +157,7 @@ impl<'l, F: Format, S: Serializer> Limited<'l, F, S> {
     /// Rejects a value in a `Some` that a reader would take for `None`.
     fn distinct(&self, is_none: bool) -> Result<(), S::Error> {
         if self.is_in_some && is_none {
-            return self.limits.refuse("a `Some` holds a value that is read as `None`");
+            return self.limits.reject("a `Some` holds a value that is read as `None`");
         }
         Ok(())
     }
@@ -390,7 +390,7 @@ impl<F: Format, C: SerializeTuple> SerializeTuple for Container<'_, F, C> {
     }
 }
 
-macro_rules! places {
+macro_rules! positions {
     ($($parts:ident)*) => {$(
         impl<F: Format, C: $parts> $parts for Container<'_, F, C> {
             type Ok = C::Ok;
@@ -410,7 +410,7 @@ macro_rules! places {
     )*};
 }
 
-places! { SerializeTupleStruct SerializeTupleVariant }
+positions! { SerializeTupleStruct SerializeTupleVariant }
 
 macro_rules! fields {
     ($($parts:ident)*) => {$(

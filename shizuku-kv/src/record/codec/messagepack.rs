@@ -28,8 +28,8 @@ impl Format for Reader {
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
     let limits = Limits::new(Reader);
     let written = rmp_serde::to_vec_named(&limits.around(value));
-    if let Some(refusal) = limits.refusal(written.as_ref().ok().map(Vec::len)) {
-        return Err(EncodeError::new(format!("MessagePack: {refusal}")));
+    if let Some(rejection) = limits.rejection(written.as_ref().ok().map(Vec::len)) {
+        return Err(EncodeError::new(format!("MessagePack: {rejection}")));
     }
     written.map(Bytes::from).map_err(|error| {
         EncodeError::new(match error {
@@ -47,18 +47,18 @@ pub fn from_bytes<T: CanDeserialize>(bytes: &Bytes) -> Result<T, DecodeError> {
     // Uses a reader, because only then the deserializer reports its position.
     let mut deserializer = Deserializer::new(bytes.as_ref());
     let read = bounds.read(&mut deserializer);
-    let place = bytes.len() - deserializer.get_ref().len();
+    let offset = bytes.len() - deserializer.get_ref().len();
     match read {
-        Ok(value) if place == bytes.len() => Ok(value),
-        Ok(_) => Err(DecodeError::new("MessagePack: more bytes after the value").at_offset(place)),
-        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(place)),
+        Ok(value) if offset == bytes.len() => Ok(value),
+        Ok(_) => Err(DecodeError::new("MessagePack: more bytes after the value").at_offset(offset)),
+        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(offset)),
     }
 }
 
 #[cold]
 fn translate(error: &decode::Error, bounds: &Bounds, bytes: &[u8]) -> DecodeError {
-    if let Some(refusal) = bounds.refusal() {
-        return DecodeError::new(format!("MessagePack: {refusal}"));
+    if let Some(rejection) = bounds.rejection() {
+        return DecodeError::new(format!("MessagePack: {rejection}"));
     }
     match error {
         decode::Error::InvalidMarkerRead(_) | decode::Error::InvalidDataRead(_)

@@ -234,24 +234,27 @@ mod tests {
         for raw in [&b""[..], b"abc", &[0, 255, 128]] {
             let bytes = Bytes::copy_from_slice(raw);
             assert_eq!(
-                Bytes::from_bytes(&bytes).and_then(|v| v.to_bytes().map_err(refused)),
+                Bytes::from_bytes(&bytes).and_then(|v| v.to_bytes().map_err(rejected)),
                 Ok(bytes.clone())
             );
             assert_eq!(
-                Vec::from_bytes(&bytes).and_then(|v| v.to_bytes().map_err(refused)),
+                Vec::from_bytes(&bytes).and_then(|v| v.to_bytes().map_err(rejected)),
                 Ok(bytes.clone())
             );
         }
         let text = "žluťoučký".to_owned();
-        assert_eq!(text.to_bytes().map_err(refused).and_then(|b| String::from_bytes(&b)), Ok(text));
+        assert_eq!(
+            text.to_bytes().map_err(rejected).and_then(|b| String::from_bytes(&b)),
+            Ok(text)
+        );
     }
 
-    fn refused(error: EncodeError) -> DecodeError {
+    fn rejected(error: EncodeError) -> DecodeError {
         DecodeError::new(error.message)
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_refused_where_it_stops_to_be() {
+    fn text_that_is_not_utf8_is_rejected_where_it_stops_to_be() {
         let error =
             String::from_bytes(&Bytes::from_static(b"hunter2\xff")).map_err(|error| error.offset());
         assert_eq!(error, Err(Some(7)));

@@ -27,8 +27,8 @@ impl Format for Reader {
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
     let limits = Limits::new(Reader);
     let written = postcard::to_stdvec(&limits.around(value));
-    if let Some(refusal) = limits.refusal(written.as_ref().ok().map(Vec::len)) {
-        return Err(EncodeError::new(format!("postcard: {refusal}")));
+    if let Some(rejection) = limits.rejection(written.as_ref().ok().map(Vec::len)) {
+        return Err(EncodeError::new(format!("postcard: {rejection}")));
     }
     written.map(Bytes::from).map_err(|error| {
         EncodeError::new(match error {
@@ -47,18 +47,18 @@ pub fn from_bytes<T: CanDeserialize>(bytes: &Bytes) -> Result<T, DecodeError> {
     let bounds = Bounds::new(bytes.len());
     let mut deserializer = Deserializer::from_bytes(bytes);
     let read = bounds.read(&mut deserializer);
-    let place = bytes.len() - deserializer.finalize().map_or(0, <[u8]>::len);
+    let offset = bytes.len() - deserializer.finalize().map_or(0, <[u8]>::len);
     match read {
-        Ok(value) if place == bytes.len() => Ok(value),
-        Ok(_) => Err(DecodeError::new("postcard: more bytes after the value").at_offset(place)),
-        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(place)),
+        Ok(value) if offset == bytes.len() => Ok(value),
+        Ok(_) => Err(DecodeError::new("postcard: more bytes after the value").at_offset(offset)),
+        Err(error) => Err(translate(&error, &bounds, bytes).at_offset(offset)),
     }
 }
 
 #[cold]
 fn translate(error: &Error, bounds: &Bounds, bytes: &[u8]) -> DecodeError {
-    if let Some(refusal) = bounds.refusal() {
-        return DecodeError::new(format!("postcard: {refusal}"));
+    if let Some(rejection) = bounds.rejection() {
+        return DecodeError::new(format!("postcard: {rejection}"));
     }
     DecodeError::new(match error {
         Error::DeserializeUnexpectedEnd if bytes.is_empty() => "the value is empty",

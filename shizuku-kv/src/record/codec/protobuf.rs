@@ -26,9 +26,9 @@ pub fn from_bytes<T: CanDecode>(bytes: &Bytes) -> Result<T, DecodeError> {
     // Decodes from [`Bytes`] and not from a slice, so that `Bytes` fields share the value's memory.
     let mut rest = bytes.clone();
     T::decode(&mut rest).map_err(|error| {
-        let place = bytes.len() - rest.len();
+        let offset = bytes.len() - rest.len();
         DecodeError::new(shown(&format!("{error:?}")).unwrap_or_else(|| OPAQUE.to_owned()))
-            .at_offset(place)
+            .at_offset(offset)
     })
 }
 

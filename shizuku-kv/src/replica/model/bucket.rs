@@ -215,7 +215,7 @@ impl Bucket {
 
     /// Returns true if a cursor is expired: it belongs to another bucket, or updates after it may
     /// be missing.
-    pub(super) fn refuses(&self, cursor: At) -> bool {
+    pub(super) fn rejects(&self, cursor: At) -> bool {
         let first = (0..KEYS).filter_map(|key| Some(self.newest(key)?.at.position)).min();
         cursor.incarnation != self.incarnation
             || cursor.position > self.last()
@@ -243,7 +243,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Opens a watch, unless the cursor is expired.
     pub(super) fn open(bucket: &Bucket, scope: Keys, from: Option<At>) -> Option<Self> {
-        if from.is_some_and(|cursor| bucket.refuses(cursor)) {
+        if from.is_some_and(|cursor| bucket.rejects(cursor)) {
             return None;
         }
         Some(Self {
@@ -305,9 +305,9 @@ impl Watch {
     /// Returns true if the caught-up marker may come: all keys that were live all the time have
     /// been delivered.
     pub(super) fn may_catch_up(&self, bucket: &Bucket) -> bool {
-        let is_owed =
+        let is_pending =
             |key| self.from_state && !self.came.has(key) && bucket.lives_since(key, self.start);
-        !self.caught_up && self.reached(bucket) >= self.start && !self.scope.iter().any(is_owed)
+        !self.caught_up && self.reached(bucket) >= self.start && !self.scope.iter().any(is_pending)
     }
 
     /// Delivers an entry, and returns its cursor.

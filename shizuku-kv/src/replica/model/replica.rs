@@ -154,7 +154,7 @@ pub(super) struct Run {
     /// Vanished keys that have not been dropped, after they were looked up.
     pub(super) vanished: Option<Keys>,
     /// True if the cursor was rejected when it was last used.
-    refused: bool,
+    rejected: bool,
     /// The known tombstones: their number without keys, and those known by key.
     unnamed: Option<u64>,
     named: Keys,
@@ -172,7 +172,7 @@ pub(super) struct Replica {
     told: Values,
     told_and_kept: Values,
     /// The vanished keys whose deletion `apply` has to receive.
-    pub(super) owed: Keys,
+    pub(super) pending: Keys,
     pub(super) faults: Faults,
     pub(super) run: Option<Run>,
 }
@@ -182,8 +182,8 @@ impl Replica {
     pub(super) fn new(held: Values, checkpoint: Option<ModelCheckpoint>) -> Self {
         let storage = Storage { held, checkpoint };
         let (told, told_and_kept, state) = (held, held, held);
-        let (owed, faults) = (Keys::default(), Faults::default());
-        Self { storage, state, told, told_and_kept, owed, faults, run: None }
+        let (pending, faults) = (Keys::default(), Faults::default());
+        Self { storage, state, told, told_and_kept, pending, faults, run: None }
     }
 
     pub(super) fn start(&mut self, scope: Keys, decisions: &Decisions) {
@@ -203,7 +203,7 @@ impl Replica {
             applying: None,
             completing: false,
             vanished: None,
-            refused: false,
+            rejected: false,
             unnamed: self.storage.checkpoint().and_then(|checkpoint| checkpoint.tombstones()),
             named: Keys::default(),
             compared: !decisions.driver.compares_at_start,
@@ -213,7 +213,7 @@ impl Replica {
     /// Ends the run at any point.
     pub(super) fn stop(&mut self) {
         self.run = None;
-        self.owed = Keys::default();
+        self.pending = Keys::default();
         self.told = self.told_and_kept;
     }
 
@@ -232,9 +232,9 @@ impl Replica {
         run.cursor = run.from;
         if run.watch.is_none() {
             run.ended = Some(End::Expired);
-            self.faults.insisted |= run.refused;
+            self.faults.insisted |= run.rejected;
         }
-        run.refused = run.watch.is_none();
+        run.rejected = run.watch.is_none();
     }
 
     /// Receives the next update from the watch.
@@ -263,7 +263,7 @@ impl Replica {
         if watch.is_from_state() {
             let came = watch.came();
             let gone = ALL.iter().filter(|&key| self.storage.held[key].is_some() && !came.has(key));
-            gone.for_each(|key| self.owed.insert(key));
+            gone.for_each(|key| self.pending.insert(key));
         }
     }
 
@@ -272,7 +272,7 @@ impl Replica {
         let Some(run) = &mut self.run else { return };
         run.watch = None;
         run.ended = Some(end);
-        run.refused &= end != End::Unavailable;
+        run.rejected &= end != End::Unavailable;
     }
 
     /// Does the first half of a batch of the collected updates.
@@ -390,17 +390,17 @@ impl Replica {
                 Change::Entry(Write { key, at, is_value }) => {
                     let told = self.told[key];
                     self.faults.went_back |= told > Some(at) || is_value && told == Some(at);
-                    self.faults.deletion_too_late |= is_value && self.owed.has(key);
+                    self.faults.deletion_too_late |= is_value && self.pending.has(key);
                     self.told[key] = Some(at);
                     self.state[key] = is_value.then_some(at);
-                    self.owed.remove(key);
+                    self.pending.remove(key);
                 }
                 Change::Vanished(key, _) => {
                     // A key that is dropped because it is out of scope can come again in another
                     // scope.
                     self.told[key] = None;
                     self.state[key] = None;
-                    self.owed.remove(key);
+                    self.pending.remove(key);
                 }
                 Change::CaughtUp => {}
             }
@@ -428,7 +428,7 @@ impl Replica {
     /// Continues after the end of a watch. Collected updates that were not applied are lost.
     pub(super) fn go_on(&mut self, decisions: &Decisions) {
         let holds = self.storage.holds();
-        self.owed = Keys::default();
+        self.pending = Keys::default();
         let Some(run) = &mut self.run else { return };
         let Some(end) = run.ended.take() else { return };
         let next = end.next(decisions);

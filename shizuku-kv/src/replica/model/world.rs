@@ -187,7 +187,7 @@ impl State {
     /// Returns true if the checkpoint covers only values that the storage holds and `apply` has in
     /// its state. A checkpoint of another bucket covers nothing. Keys that were written after the
     /// checkpoint do not matter, because their updates are still to come.
-    fn place_covers(&self) -> bool {
+    fn checkpoint_covers(&self) -> bool {
         let Some(checkpoint) = self.replica.storage.checkpoint else { return true };
         let (cursor, scope) = (checkpoint.at, checkpoint.scope);
         if cursor.incarnation != self.bucket.incarnation() {
@@ -234,11 +234,11 @@ pub(super) const GIVES_UP: &str = "a rejected cursor is not used again";
 // Situations that have to be reached, because otherwise the guarantees say little.
 pub(super) const VANISHED: &str = "a resync finds a vanished key";
 pub(super) const VANISHED_AND_BACK: &str = "a resync finds a vanished key that has a later value";
-pub(super) const CRASH_IN_REPAIR: &str = "a crash interrupts a resync";
+pub(super) const CRASH_IN_RESYNC: &str = "a crash interrupts a resync";
 pub(super) const EXPIRY_IN_FILLING: &str = "a value expires while the state is filled";
 pub(super) const SAME_VERSION: &str =
     "a value of another bucket comes with the version that is held";
-pub(super) const KNOWN: &str = "a repair comes upon what is held";
+pub(super) const KNOWN: &str = "a resync comes upon what is held";
 pub(super) const OUT_OF_SCOPE: &str = "something is held that is not in scope any more";
 pub(super) const AT_REST: &str = "the replica comes to rest with everything used up";
 
@@ -247,7 +247,7 @@ pub(super) const PROMISES: [&str; 6] =
 pub(super) const TO_REACH: [&str; 8] = [
     VANISHED,
     VANISHED_AND_BACK,
-    CRASH_IN_REPAIR,
+    CRASH_IN_RESYNC,
     EXPIRY_IN_FILLING,
     SAME_VERSION,
     KNOWN,
@@ -344,7 +344,7 @@ impl Model for World {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(COVERS, |_, state: &State| state.place_covers()),
+            Property::always(COVERS, |_, state: &State| state.checkpoint_covers()),
             Property::always(IN_ORDER, |_, state: &State| !state.replica.faults.went_back),
             Property::always(DELETION_FIRST, |_, state: &State| {
                 !state.replica.faults.deletion_too_late
@@ -367,9 +367,9 @@ impl Model for World {
             }),
             Property::sometimes(VANISHED_AND_BACK, |_, state: &State| {
                 let lives = |key| state.bucket.value_at(key, state.bucket.last()).is_some();
-                state.is_resyncing() && state.replica.owed.iter().any(lives)
+                state.is_resyncing() && state.replica.pending.iter().any(lives)
             }),
-            Property::sometimes(CRASH_IN_REPAIR, |_, state: &State| {
+            Property::sometimes(CRASH_IN_RESYNC, |_, state: &State| {
                 let Replica { storage, run, .. } = &state.replica;
                 run.is_none()
                     && storage.checkpoint.is_none()

@@ -85,15 +85,15 @@ impl SharedDatabase {
     }
 
     /// Returns an error if another program has removed or replaced the file.
-    fn check_place(&self) -> Result<(), Failure> {
-        let change = self.file.and_then(|file| local_file::place(&self.path, file).change());
+    fn check_identity(&self) -> Result<(), Failure> {
+        let change = self.file.and_then(|file| local_file::identity(&self.path, file).change());
         change.map_or(Ok(()), |what| Err(self.interfered(what)))
     }
 
     /// Returns an error if another program has removed, replaced or truncated the file since the
     /// last commit.
     fn check_file(&self) -> Result<(), Failure> {
-        self.check_place()?;
+        self.check_identity()?;
         let is_cut = self.found_len().is_some_and(|len| len < self.len.load(Ordering::Relaxed));
         if is_cut { Err(self.interfered("truncated")) } else { Ok(()) }
     }
@@ -122,7 +122,7 @@ impl SharedDatabase {
         let changed = self.with(work);
         // A commit can change the length. But a commit to a file that was removed meanwhile has not
         // persisted anything.
-        self.check_place()?;
+        self.check_identity()?;
         self.note_len();
         changed
     }

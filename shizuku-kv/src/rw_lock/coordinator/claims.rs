@@ -276,9 +276,9 @@ impl LocalClaims {
         sessions
     }
 
-    /// Returns the places of the claims that are in the queue of a record.
-    pub(super) fn places_in(&self, record: &LockRecord) -> HashMap<ClaimId, usize> {
-        let queue = record.queue.iter().enumerate().map(|(place, claim)| (claim.id, place));
+    /// Returns the positions of the claims that are in the queue of a record.
+    pub(super) fn queue_positions(&self, record: &LockRecord) -> HashMap<ClaimId, usize> {
+        let queue = record.queue.iter().enumerate().map(|(position, claim)| (claim.id, position));
         queue.filter(|(id, _)| self.claims.contains_key(id)).collect()
     }
 }

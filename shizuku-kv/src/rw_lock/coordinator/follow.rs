@@ -105,14 +105,14 @@ impl Coordinator {
     /// Compares the record with the claims of this process: grants, revokes, or claims again.
     pub(super) fn compare(&mut self) {
         let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
-        let places = self.claims.places_in(record);
+        let positions = self.claims.queue_positions(record);
         let mut revoked = Vec::new();
         for local in self.claims.iter_mut() {
             let id = local.claim.id;
             match (&local.state, record.grant(id)) {
                 (ClaimState::Queued(_), Some(grant)) => local.grant(grant.token),
                 // The record was removed, or written by a client that does not follow the protocol.
-                (ClaimState::Queued(_), None) if !places.contains_key(&id) => {
+                (ClaimState::Queued(_), None) if !positions.contains_key(&id) => {
                     local.request_again();
                 }
                 (ClaimState::Granted { .. }, None) => revoked.push(id),
@@ -158,15 +158,16 @@ impl Coordinator {
         }
         let own = self.claims.sessions();
         let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
-        let places = self.claims.places_in(record);
+        let positions = self.claims.queue_positions(record);
         let mut blocked = Vec::new();
         for local in self.claims.iter_mut() {
             let is_queued = local.is_queued();
             if !local.is_deferred() && !is_queued {
                 continue;
             }
-            let place = places.get(&local.claim.id).copied().unwrap_or(record.queue.len());
-            match self.failure_detector.prospect(record, place, &own) {
+            let queue_position =
+                positions.get(&local.claim.id).copied().unwrap_or(record.queue.len());
+            match self.failure_detector.prospect(record, queue_position, &own) {
                 Prospect::Free if !is_queued => local.resume(),
                 Prospect::Free | Prospect::MayBeDead => local.wait.extend(true),
                 Prospect::Unknown(_) | Prospect::Alive if is_queued => local.wait.extend(false),

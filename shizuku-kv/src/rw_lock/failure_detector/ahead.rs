@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 
 use crate::rw_lock::record::{LockRecord, SessionId};
 
-/// Number of places before a claim that the claim watches. All holders together are one place.
+/// Number of positions before a claim that the claim watches. All holders together are one
+/// position.
 const REACH: usize = 2;
 
 /// A session of another process that is ahead of a claim.
@@ -48,8 +49,8 @@ pub(in crate::rw_lock) enum Prospect {
     Alive,
 }
 
-/// Returns the places before an index in the queue, the nearest first. The holders are the last.
-fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
+/// Returns the positions before an index in the queue, the nearest first. The holders are the last.
+fn positions(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
     let line = record.queue[..index.min(record.queue.len())].iter().rev();
     let holders = || {
         let sessions = record.holders.iter().map(|grant| grant.claim.id.session);
@@ -75,9 +76,9 @@ pub(super) fn ahead_of(
     let mut found: Vec<Ahead> = Vec::new();
     for index in indexes {
         let mut reach = 0;
-        for place in places(record, index) {
+        for position in positions(record, index) {
             let others: Vec<_> =
-                place.into_iter().filter(|session| !own.contains(session)).collect();
+                position.into_iter().filter(|session| !own.contains(session)).collect();
             let may_live = |session: &SessionId| {
                 matches!(liveness(*session), Liveness::Unknown | Liveness::Alive)
             };
@@ -98,8 +99,8 @@ pub(super) fn ahead_of(
     found
 }
 
-/// Returns whether a claim at this place in the queue may be granted soon, although others precede
-/// it. A stuck session counts as alive, because its end may never come.
+/// Returns whether a claim at this position in the queue may be granted soon, although others
+/// precede it. A stuck session counts as alive, because its end may never come.
 pub(super) fn prospect(
     record: &LockRecord,
     index: usize,
@@ -108,7 +109,7 @@ pub(super) fn prospect(
 ) -> Prospect {
     let mut unknown = Vec::new();
     let mut prospect = Prospect::Free;
-    for session in places(record, index).flatten() {
+    for session in positions(record, index).flatten() {
         if own.contains(&session) {
             return Prospect::Alive;
         }
@@ -154,7 +155,7 @@ mod tests {
 
     /// Dead sessions extend the reach, so that all of them are detected at the same time.
     #[test]
-    fn waiter_watches_two_live_places_and_all_dead_before_them() {
+    fn waiter_watches_two_live_positions_and_all_dead_before_them() {
         let record = line(8);
         assert_eq!(watched(&record, &[7], &[]), [6, 5]);
         assert_eq!(watched(&record, &[7], &[6, 4, 3]), [6, 5, 4, 3, 2]);
@@ -164,7 +165,7 @@ mod tests {
 
     /// A claim directly after another one of its process adds no session.
     #[test]
-    fn claims_of_one_process_watch_the_places_before_all_of_them() {
+    fn claims_of_one_process_watch_the_positions_before_all_of_them() {
         let record = line(8);
         assert_eq!(watched(&record, &[6, 7], &[]), [5, 4]);
         assert_eq!(watched(&record, &[3, 7], &[]), [2, 1, 6, 5]);

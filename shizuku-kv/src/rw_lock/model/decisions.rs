@@ -45,7 +45,7 @@ pub(super) struct TaskRules {
     pub(super) stops_first: bool,
     /// An older version than the known one is ignored.
     pub(super) keeps_newest: bool,
-    /// An abandoned claim is removed, even if its place is unknown.
+    /// An abandoned claim is removed, even if its position in the queue is unknown.
     pub(super) removes_abandoned: bool,
     /// An abandoned claim is not requested again.
     pub(super) forgets_abandoned: bool,

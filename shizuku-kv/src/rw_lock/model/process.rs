@@ -120,7 +120,7 @@ pub(super) struct Process {
 }
 
 /// Further inputs of a step.
-pub(super) struct Around<'a> {
+pub(super) struct StepInputs<'a> {
     pub(super) decisions: &'a Decisions,
     pub(super) clock: Clock,
     pub(super) plan: &'a [Plan],
@@ -172,20 +172,20 @@ impl Process {
 
     /// Returns whether the process has no more requests.
     pub(super) fn is_done(&self) -> bool {
-        self.claims.iter().all(|standing| standing.is_final())
+        self.claims.iter().all(|state| state.is_final())
     }
 
     /// Returns the mode for which the process considers a claim to be granted, if it does.
-    pub(super) fn believes(&self, claim: usize, around: &Around<'_>) -> Option<LockMode> {
+    pub(super) fn believes(&self, claim: usize, inputs: &StepInputs<'_>) -> Option<LockMode> {
         let mode = match self.claims[claim] {
             ClaimState::Granted(mode) => mode,
-            ClaimState::Downgrading if around.decisions.driver.stops_first => LockMode::Read,
+            ClaimState::Downgrading if inputs.decisions.driver.stops_first => LockMode::Read,
             ClaimState::Downgrading => LockMode::Write,
             ClaimState::Leaving { believes: Some(mode) } => mode,
             _ => return None,
         };
         let is_there = matches!(self.status, Status::Running | Status::Paused);
-        (is_there && self.holds(around)).then_some(mode)
+        (is_there && self.holds(inputs)).then_some(mode)
     }
 
     fn is_known(&self, claim: usize) -> bool {
@@ -193,67 +193,69 @@ impl Process {
     }
 
     /// Sets the wanted state of a claim, which then needs a write.
-    pub(super) fn want(&mut self, claim: usize, standing: ClaimState) {
-        self.claims[claim] = standing;
+    pub(super) fn want(&mut self, claim: usize, state: ClaimState) {
+        self.claims[claim] = state;
         (self.is_of_now, self.needs_no_change) = (false, false);
     }
 
     /// Abandons a claim.
-    pub(super) fn abandon(&mut self, claim: usize, around: &Around<'_>) {
-        if around.decisions.driver.removes_abandoned {
+    pub(super) fn abandon(&mut self, claim: usize, inputs: &StepInputs<'_>) {
+        if inputs.decisions.driver.removes_abandoned {
             self.want(claim, ClaimState::Leaving { believes: None });
         } else {
             self.claims[claim] = ClaimState::Left;
         }
     }
 
-    pub(super) fn release(&mut self, claim: usize, around: &Around<'_>) {
+    pub(super) fn release(&mut self, claim: usize, inputs: &StepInputs<'_>) {
         let mode = match self.claims[claim] {
-            ClaimState::Granted(mode) if !around.decisions.driver.stops_first => Some(mode),
+            ClaimState::Granted(mode) if !inputs.decisions.driver.stops_first => Some(mode),
             _ => None,
         };
         self.want(claim, ClaimState::Leaving { believes: mode });
     }
 
     /// Returns the changes that the record needs, each with the claim that it is for.
-    fn wishes(&self, around: &Around<'_>) -> Vec<(Change, Option<usize>)> {
-        let mut wishes = Vec::new();
+    fn requested_changes(&self, inputs: &StepInputs<'_>) -> Vec<(Change, Option<usize>)> {
+        let mut requested_changes = Vec::new();
         let mut found_over = false;
         if self.waits() {
             for (other, observed) in self.observed.iter().enumerate() {
                 let is_known = || self.known.claims().any(|claim| process_of(claim.id) == other);
                 let is_over = *observed == Some(Observation::Over)
-                    || !around.decisions.driver.ends_session_first && self.is_silent(other, around);
+                    || !inputs.decisions.driver.ends_session_first && self.is_silent(other, inputs);
                 found_over |= is_over && is_known();
                 if is_over && is_known() {
-                    wishes.push((Change::Evict(session(other)), None));
+                    requested_changes.push((Change::Evict(session(other)), None));
                 }
             }
         }
-        for (claim, standing) in self.claims.iter().enumerate() {
+        for (claim, state) in self.claims.iter().enumerate() {
             let id = claim_id(self.number, claim);
-            let Plan { mode, waits } = around.plan[claim];
+            let Plan { mode, waits } = inputs.plan[claim];
             let claims = || Change::Claim {
                 claim: Claim { id, mode, label: None, extra: Extra::new() },
                 waits,
             };
-            match standing {
-                ClaimState::Requested => wishes.push((claims(), Some(claim))),
+            match state {
+                ClaimState::Requested => requested_changes.push((claims(), Some(claim))),
                 ClaimState::Deferred if found_over || self.known.claims().next().is_none() => {
-                    wishes.push((claims(), Some(claim)));
+                    requested_changes.push((claims(), Some(claim)));
                 }
-                ClaimState::Downgrading => wishes.push((Change::Downgrade(id), Some(claim))),
+                ClaimState::Downgrading => {
+                    requested_changes.push((Change::Downgrade(id), Some(claim)))
+                }
                 ClaimState::Leaving { .. } => {
-                    wishes.push((Change::Leave(id), Some(claim)));
+                    requested_changes.push((Change::Leave(id), Some(claim)));
                     // Behind its own leave, in one batch.
-                    if !around.decisions.driver.forgets_abandoned && !self.is_known(claim) {
-                        wishes.push((claims(), None));
+                    if !inputs.decisions.driver.forgets_abandoned && !self.is_known(claim) {
+                        requested_changes.push((claims(), None));
                     }
                 }
                 _ => {}
             }
         }
-        wishes
+        requested_changes
     }
 
     /// Returns whether a claim is in the queue, so that the process observes the claims before it.
@@ -261,26 +263,26 @@ impl Process {
         self.claims.contains(&ClaimState::Queued) || self.claims.contains(&ClaimState::Deferred)
     }
 
-    pub(super) fn has_work(&self, around: &Around<'_>) -> bool {
+    pub(super) fn has_work(&self, inputs: &StepInputs<'_>) -> bool {
         let is_free = self.writing.is_none() && !self.must_read && !self.needs_no_change;
-        self.is_running() && is_free && !self.wishes(around).is_empty()
+        self.is_running() && is_free && !self.requested_changes(inputs).is_empty()
     }
 
     /// Applies the requests to the known record, and sends the result if it differs.
-    pub(super) fn write(&mut self, around: &Around<'_>) {
+    pub(super) fn write(&mut self, inputs: &StepInputs<'_>) {
         let mut record = LockRecord::clone(&self.known);
         let mut outcomes = Vec::new();
-        for (wish, claim) in self.wishes(around) {
-            let outcome = (around.decisions.apply)(&mut record, &wish);
+        for (change, claim) in self.requested_changes(inputs) {
+            let outcome = (inputs.decisions.apply)(&mut record, &change);
             outcomes.extend(claim.map(|claim| (claim, self.claims[claim], outcome)));
         }
         let may_land =
-            |expected| (around.decisions.may_land)(token(expected), token(self.known_version));
+            |expected| (inputs.decisions.may_land)(token(expected), token(self.known_version));
         let must_write = self.unsure.is_some_and(may_land);
         let is_new = record != *self.known;
         if is_new || must_write {
             if !is_new {
-                around.events.happened(Event::WroteTheSame);
+                inputs.events.happened(Event::WroteTheSame);
             }
             self.is_of_now = false;
             let expected = self.known_version;
@@ -289,9 +291,9 @@ impl Process {
         } else if self.is_of_now {
             self.needs_no_change = true;
             if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Granted(_))) {
-                around.events.happened(Event::FoundItsGrant);
+                inputs.events.happened(Event::FoundItsGrant);
             }
-            self.apply_outcomes(outcomes, around);
+            self.apply_outcomes(outcomes, inputs);
         } else {
             // The known record may be stale.
             self.must_read = true;
@@ -299,15 +301,15 @@ impl Process {
     }
 
     /// Handles the answer to a write.
-    pub(super) fn handle_answer(&mut self, around: &Around<'_>) {
+    pub(super) fn handle_answer(&mut self, inputs: &StepInputs<'_>) {
         let Some(Writing { expected, record, outcomes, answer }) = self.writing.take() else {
             return;
         };
         if answer == Some(true) {
             self.unsure = None;
             self.know(record, expected + 1);
-            self.apply_outcomes(outcomes, around);
-            self.compare(around);
+            self.apply_outcomes(outcomes, inputs);
+            self.compare(inputs);
         } else {
             self.must_read = true;
         }
@@ -333,7 +335,7 @@ impl Process {
     }
 
     /// Reads the record, or the older one of a replica that is behind.
-    pub(super) fn read(&mut self, server: &Server, is_behind: bool, around: &Around<'_>) {
+    pub(super) fn read(&mut self, server: &Server, is_behind: bool, inputs: &StepInputs<'_>) {
         let old = server.previous.as_ref().filter(|_| is_behind);
         match old {
             Some(old) => self.know(Arc::clone(old), server.version - 1),
@@ -341,67 +343,67 @@ impl Process {
         }
         self.must_read = false;
         self.is_of_now = true;
-        self.compare(around);
+        self.compare(inputs);
     }
 
     /// Delivers the newest record through the watch.
-    pub(super) fn watch(&mut self, server: &Server, around: &Around<'_>) {
+    pub(super) fn watch(&mut self, server: &Server, inputs: &StepInputs<'_>) {
         self.know(Arc::clone(&server.record), server.version);
         let waiting =
             |process: &Self| process.claims.iter().filter(|it| **it == ClaimState::Queued).count();
         let before = waiting(self);
-        if around.decisions.driver.reads_watch {
-            self.compare(around);
+        if inputs.decisions.driver.reads_watch {
+            self.compare(inputs);
         }
         if waiting(self) < before {
-            around.events.happened(Event::GrantedByRelease);
+            inputs.events.happened(Event::GrantedByRelease);
         }
     }
 
     /// Applies the outcomes to the claims that have not changed since the request.
-    fn apply_outcomes(&mut self, outcomes: Vec<Asked>, around: &Around<'_>) {
+    fn apply_outcomes(&mut self, outcomes: Vec<Asked>, inputs: &StepInputs<'_>) {
         for (claim, asked, outcome) in outcomes {
             if self.claims[claim] != asked {
                 continue;
             }
             self.claims[claim] = match (asked, outcome) {
                 (ClaimState::Requested, Outcome::Granted(_)) => {
-                    ClaimState::Granted(around.plan[claim].mode)
+                    ClaimState::Granted(inputs.plan[claim].mode)
                 }
                 (ClaimState::Requested, Outcome::Queued) => ClaimState::Queued,
                 (ClaimState::Deferred, Outcome::Granted(_)) => {
-                    around.events.happened(Event::TriedAfterCrash);
-                    ClaimState::Granted(around.plan[claim].mode)
+                    inputs.events.happened(Event::TriedAfterCrash);
+                    ClaimState::Granted(inputs.plan[claim].mode)
                 }
                 (ClaimState::Deferred, _) => ClaimState::Deferred,
-                (ClaimState::Requested, Outcome::Busy) if around.hopes => ClaimState::Deferred,
+                (ClaimState::Requested, Outcome::Busy) if inputs.hopes => ClaimState::Deferred,
                 (ClaimState::Requested, _) => {
-                    around.events.happened(Event::RejectedTry);
+                    inputs.events.happened(Event::RejectedTry);
                     ClaimState::Left
                 }
                 (ClaimState::Downgrading, Outcome::Done) => ClaimState::Granted(LockMode::Read),
                 (ClaimState::Downgrading, _) => ClaimState::Lost,
                 (ClaimState::Leaving { .. }, _) => ClaimState::Left,
-                (standing, _) => standing,
+                (state, _) => state,
             };
         }
     }
 
     /// Compares the known record with the claims that were in it before.
-    fn compare(&mut self, around: &Around<'_>) {
+    fn compare(&mut self, inputs: &StepInputs<'_>) {
         for claim in 0..self.claims.len() {
             let grant =
                 self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
             self.claims[claim] = match (self.claims[claim], grant) {
                 (ClaimState::Queued, Some(mode)) => ClaimState::Granted(mode),
                 (ClaimState::Queued, None)
-                    if !self.is_known(claim) && around.decisions.driver.claims_again =>
+                    if !self.is_known(claim) && inputs.decisions.driver.claims_again =>
                 {
-                    around.events.happened(Event::ClaimedAgain);
+                    inputs.events.happened(Event::ClaimedAgain);
                     ClaimState::Requested
                 }
                 (ClaimState::Granted(_), None) => ClaimState::Lost,
-                (standing, _) => standing,
+                (state, _) => state,
             };
         }
     }
@@ -419,9 +421,9 @@ impl Process {
         self.lose_answer();
         self.lose_renewal();
         self.status = status;
-        for standing in &mut self.claims {
-            if !standing.is_final() {
-                *standing = ClaimState::Lost;
+        for state in &mut self.claims {
+            if !state.is_final() {
+                *state = ClaimState::Lost;
             }
         }
     }
@@ -431,11 +433,11 @@ impl Process {
         self.strays.retain(|stray| stray.expected == server.version);
         let key = server.session(self.number);
         self.stray_renewals.retain(|expected| !key.is_over && *expected == key.version);
-        let looks = self.is_running() && self.waits();
+        let may_observe = self.is_running() && self.waits();
         for (other, observed) in self.observed.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
             let is_of_use = !renewed[other] || *observed == Some(Observation::Over);
-            if !looks || other == self.number || !is_of_use || !is_there() {
+            if !may_observe || other == self.number || !is_of_use || !is_there() {
                 *observed = None;
             }
         }

@@ -89,12 +89,12 @@ fn is_quiet(world: &World, state: &State) -> bool {
 fn is_alone(world: &World, state: &State) -> bool {
     let (mut readers, mut writers) = (0, 0);
     for (number, process) in state.processes.iter().enumerate() {
-        let around = world.around(number);
+        let inputs = world.inputs(number);
         for claim in 0..process.claims.len() {
             if state.server.truth.broken.contains(&claim_id(number, claim)) {
                 continue;
             }
-            match process.believes(claim, &around) {
+            match process.believes(claim, &inputs) {
                 Some(LockMode::Read) => readers += 1,
                 Some(LockMode::Write) => writers += 1,
                 None => {}

@@ -197,7 +197,7 @@ impl Server {
     /// Delivers a write under the lock to the register. Returns whether it is accepted.
     pub(super) fn write(&mut self, write: Written) -> bool {
         let newest = self.register.map(|newest| newest.token);
-        let is_taken = write.token.refused_by(newest).is_none();
+        let is_taken = write.token.rejected_by(newest).is_none();
         if is_taken {
             let is_old = self.register.is_some_and(|newest| write.grant < newest.grant);
             self.truth.faults.old_write_was_accepted |= is_old;

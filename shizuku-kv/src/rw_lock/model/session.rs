@@ -1,32 +1,32 @@
 //! The session of a process, and its observations of other sessions.
 
-use super::process::{Around, ClaimState, Observation, Process, Renewal, Status};
+use super::process::{ClaimState, Observation, Process, Renewal, Status, StepInputs};
 use super::server::Server;
 use super::world::Event;
 use crate::rw_lock::lease::EntryMeaning;
 
 impl Process {
     /// Returns whether the session holds, by the process's own clock.
-    pub(super) fn holds(&self, around: &Around<'_>) -> bool {
-        (around.decisions.holds)(around.clock.of_holder(self.since_sent), around.clock.lease)
+    pub(super) fn holds(&self, inputs: &StepInputs<'_>) -> bool {
+        (inputs.decisions.holds)(inputs.clock.of_holder(self.since_sent), inputs.clock.lease)
     }
 
-    pub(super) fn renew(&mut self, around: &Around<'_>) {
+    pub(super) fn renew(&mut self, inputs: &StepInputs<'_>) {
         let Some(expected) = self.version else { return };
         self.renewals = self.renewals.map(|left| left - 1);
         self.renewing = Some(Renewal { expected, age: 0, answer: None });
-        if !around.decisions.driver.trusts_acknowledgements_only {
+        if !inputs.decisions.driver.trusts_acknowledgements_only {
             self.last_sent = Some(0);
         }
     }
 
-    pub(super) fn hear_renewal(&mut self, around: &Around<'_>) {
+    pub(super) fn hear_renewal(&mut self, inputs: &StepInputs<'_>) {
         let Some(renewal) = self.renewing.take() else { return };
         if renewal.answer == Some(true) {
             self.version = Some(renewal.expected + 1);
             // The renewal counts from when it was sent.
             self.since_sent =
-                if around.decisions.driver.counts_from_sending { renewal.age } else { 0 };
+                if inputs.decisions.driver.counts_from_sending { renewal.age } else { 0 };
         } else {
             self.version = None;
         }
@@ -52,10 +52,10 @@ impl Process {
     }
 
     /// Continues after a pause.
-    pub(super) fn resume(&mut self, server: &mut Server, around: &Around<'_>) {
+    pub(super) fn resume(&mut self, server: &mut Server, inputs: &StepInputs<'_>) {
         self.status = Status::Running;
         if self.renewals.is_none() {
-            if !self.holds(around) {
+            if !self.holds(inputs) {
                 self.end();
             } else if server.renew(self.number, server.session(self.number).version) {
                 self.since_sent = 0;
@@ -69,9 +69,9 @@ impl Process {
     }
 
     /// Returns whether another session has been silent for so long that it may be ended.
-    pub(super) fn is_silent(&self, other: usize, around: &Around<'_>) -> bool {
+    pub(super) fn is_silent(&self, other: usize, inputs: &StepInputs<'_>) -> bool {
         matches!(self.observed[other], Some(Observation::Version(_, age))
-            if (around.decisions.is_silent)(around.clock.of_observer(age), around.clock.lease))
+            if (inputs.decisions.is_silent)(inputs.clock.of_observer(age), inputs.clock.lease))
     }
 
     /// Opens the session. Earlier entries of its key do not belong to it.
@@ -86,10 +86,10 @@ impl Process {
         other: usize,
         first: u8,
         server: &Server,
-        around: &Around<'_>,
+        inputs: &StepInputs<'_>,
     ) {
         let key = server.session(other);
-        self.take(other, first, key.version, !key.is_over, around);
+        self.take(other, first, key.version, !key.is_over, inputs);
     }
 
     /// Delivers, through a watch that is behind, the tombstone that another session has replaced.
@@ -98,10 +98,10 @@ impl Process {
         other: usize,
         first: u8,
         server: &Server,
-        around: &Around<'_>,
+        inputs: &StepInputs<'_>,
     ) {
         if let Some(tombstone) = server.session(other).tombstone {
-            self.take(other, first, tombstone, false, around);
+            self.take(other, first, tombstone, false, inputs);
         }
     }
 
@@ -111,14 +111,14 @@ impl Process {
         first: u8,
         version: u8,
         is_its_own: bool,
-        around: &Around<'_>,
+        inputs: &StepInputs<'_>,
     ) {
-        let driver = around.decisions.driver;
+        let driver = inputs.decisions.driver;
         let hopes = self.claims.contains(&ClaimState::Deferred);
         let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
         self.needs_no_change = false;
-        match (around.decisions.meaning)(Some(first.into()), Some(version.into()), is_its_own) {
-            EntryMeaning::Older => around.events.happened(Event::SawEarlierEntry),
+        match (inputs.decisions.meaning)(Some(first.into()), Some(version.into()), is_its_own) {
+            EntryMeaning::Older => inputs.events.happened(Event::SawEarlierEntry),
             EntryMeaning::Alive => self.observed[other] = Some(Observation::Version(version, age)),
             EntryMeaning::Ended => self.observed[other] = Some(Observation::Over),
         }
@@ -130,15 +130,15 @@ impl Process {
         other: usize,
         first: u8,
         server: &mut Server,
-        around: &Around<'_>,
+        inputs: &StepInputs<'_>,
     ) {
         let Some(Observation::Version(version, _)) = self.observed[other] else { return };
-        if server.session(other).version == version || !around.decisions.driver.compares {
+        if server.session(other).version == version || !inputs.decisions.driver.compares {
             server.end(other);
         } else {
-            around.events.happened(Event::EndRejected);
+            inputs.events.happened(Event::EndRejected);
         }
-        self.observe(other, first, server, around);
+        self.observe(other, first, server, inputs);
     }
 
     /// Lets time pass. Returns whether that makes a difference.

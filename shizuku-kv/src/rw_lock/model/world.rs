@@ -7,7 +7,7 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use super::decisions::Decisions;
-use super::process::{Around, ClaimState, Observation, Process, Status};
+use super::process::{ClaimState, Observation, Process, Status, StepInputs};
 use super::server::{Memory, Server, Written, claim_id, process_of};
 use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockMode, LockRecord};
@@ -208,8 +208,8 @@ impl World {
         Memory { previous: left.behind > 0, grants: self.budget.fenced > 0 }
     }
 
-    pub(super) fn around(&self, process: usize) -> Around<'_> {
-        Around {
+    pub(super) fn inputs(&self, process: usize) -> StepInputs<'_> {
+        StepInputs {
             decisions: &self.decisions,
             clock: self.clock(),
             plan: self.parts[process].claims,
@@ -223,7 +223,7 @@ impl World {
     pub(super) fn goes_on(&self, state: &State, actions: &mut Vec<Action>) {
         let server = &state.server;
         for (number, process) in state.processes.iter().enumerate() {
-            let around = self.around(number);
+            let inputs = self.inputs(number);
             match process.writing.as_ref().map(|writing| writing.answer) {
                 Some(None) => actions.push(Action::Land(number)),
                 Some(Some(_)) if process.is_running() => actions.push(Action::Hear(number)),
@@ -242,16 +242,16 @@ impl World {
                 actions.extend(server.is_free(number).then_some(Action::Open(number)));
                 continue;
             }
-            for (claim, standing) in process.claims.iter().enumerate() {
-                match standing {
+            for (claim, claim_state) in process.claims.iter().enumerate() {
+                match claim_state {
                     ClaimState::Deferred => actions.push(Action::GiveUp(number, claim)),
                     ClaimState::Idle => actions.push(Action::Ask(number, claim)),
                     ClaimState::Granted(_) => actions.push(Action::Release(number, claim)),
                     _ => {}
                 }
             }
-            let may_ask = process.holds(&around) || !self.decisions.driver.checks_session_first;
-            let asks = may_ask && process.has_work(&around);
+            let may_ask = process.holds(&inputs) || !self.decisions.driver.checks_session_first;
+            let asks = may_ask && process.has_work(&inputs);
             actions.extend(asks.then_some(Action::Write(number)));
             actions.extend(process.must_read.then_some(Action::Read(number)));
             let is_free = process.writing.is_none() && !process.must_read;
@@ -259,10 +259,10 @@ impl World {
                 actions.push(Action::Watch(number));
             }
             actions.extend(process.version.is_none().then_some(Action::ReadSession(number)));
-            if !process.is_renewed(server) && !process.holds(&around) {
+            if !process.is_renewed(server) && !process.holds(&inputs) {
                 actions.push(Action::Notice(number));
             }
-            self.looks_around(state, number, actions);
+            self.add_observations(state, number, actions);
         }
         let most = self.clock().most();
         let mut processes = state.processes.clone();
@@ -271,12 +271,12 @@ impl World {
     }
 
     /// Adds the observations of a waiting process: the sessions of the claims in the record.
-    fn looks_around(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
+    fn add_observations(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
         let process = &state.processes[number];
         if !process.waits() {
             return;
         }
-        let around = self.around(number);
+        let inputs = self.inputs(number);
         for other in 0..state.processes.len() {
             let key = state.server.session(other);
             let is_there = process.known.claims().any(|claim| process_of(claim.id) == other);
@@ -289,7 +289,7 @@ impl World {
                 None => true,
             };
             actions.extend(is_news.then_some(Action::Observe(number, other)));
-            if self.decisions.driver.ends_session_first && process.is_silent(other, &around) {
+            if self.decisions.driver.ends_session_first && process.is_silent(other, &inputs) {
                 actions.push(Action::Kill(number, other));
             }
         }
@@ -298,7 +298,7 @@ impl World {
     fn may_happen(&self, state: &State, actions: &mut Vec<Action>) {
         let State { server, processes, left } = state;
         for (number, process) in processes.iter().enumerate() {
-            let around = self.around(number);
+            let inputs = self.inputs(number);
             let strays = process.strays.iter().enumerate();
             actions.extend(strays.map(|(stray, _)| Action::StrayLands(number, stray)));
             let strays = process.stray_renewals.iter().enumerate();
@@ -316,19 +316,19 @@ impl World {
             }
             let may_renew =
                 process.renewals.is_some_and(|left| left > 0) && process.version.is_some();
-            if may_renew && process.renewing.is_none() && process.holds(&around) {
+            if may_renew && process.renewing.is_none() && process.holds(&inputs) {
                 actions.push(Action::Renew(number));
             }
-            for (claim, standing) in process.claims.iter().enumerate() {
+            for (claim, claim_state) in process.claims.iter().enumerate() {
                 if left.abandons > 0
-                    && matches!(standing, ClaimState::Requested | ClaimState::Queued)
+                    && matches!(claim_state, ClaimState::Requested | ClaimState::Queued)
                 {
                     actions.push(Action::Abandon(number, claim));
                 }
-                if *standing == ClaimState::Granted(LockMode::Write) {
+                if *claim_state == ClaimState::Granted(LockMode::Write) {
                     actions
                         .extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
-                    let believes = process.believes(claim, &around).is_some();
+                    let believes = process.believes(claim, &inputs).is_some();
                     if left.fenced > 0 && believes && process.fenced.is_none() {
                         actions.push(Action::Send(number, claim));
                     }
@@ -356,15 +356,15 @@ impl World {
     fn perform(&self, state: &mut State, action: Action) {
         let memory = self.memory(&state.left);
         let State { server, processes, left } = state;
-        let around = |number| self.around(number);
+        let inputs = |number| self.inputs(number);
         match action {
             Action::Ask(p, claim) => processes[p].want(claim, ClaimState::Requested),
-            Action::Release(p, claim) => processes[p].release(claim, &around(p)),
-            Action::Write(p) => processes[p].write(&around(p)),
+            Action::Release(p, claim) => processes[p].release(claim, &inputs(p)),
+            Action::Write(p) => processes[p].write(&inputs(p)),
             Action::Land(p) => self.land(server, &mut processes[p], memory),
-            Action::Hear(p) => processes[p].handle_answer(&around(p)),
-            Action::Read(p) => processes[p].read(server, false, &around(p)),
-            Action::Watch(p) => processes[p].watch(server, &around(p)),
+            Action::Hear(p) => processes[p].handle_answer(&inputs(p)),
+            Action::Read(p) => processes[p].read(server, false, &inputs(p)),
+            Action::Watch(p) => processes[p].watch(server, &inputs(p)),
             Action::RenewalLands(p) => {
                 let Some(renewal) = &mut processes[p].renewing else { return };
                 renewal.answer = Some(server.renew(p, renewal.expected));
@@ -373,9 +373,9 @@ impl World {
                 }
             }
             Action::HearRenewal(p) => {
-                let was_over = !processes[p].holds(&around(p));
-                processes[p].hear_renewal(&around(p));
-                if was_over && processes[p].holds(&around(p)) {
+                let was_over = !processes[p].holds(&inputs(p));
+                processes[p].hear_renewal(&inputs(p));
+                if was_over && processes[p].holds(&inputs(p)) {
                     self.events.happened(Event::RenewedInTime);
                 }
             }
@@ -384,45 +384,45 @@ impl World {
                 if processes[p]
                     .claims
                     .iter()
-                    .any(|standing| matches!(standing, ClaimState::Granted(_)))
+                    .any(|claim_state| matches!(claim_state, ClaimState::Granted(_)))
                 {
                     self.events.happened(Event::ResumedTooLate);
                 }
                 processes[p].end();
             }
-            Action::Resume(p) => processes[p].resume(server, &around(p)),
+            Action::Resume(p) => processes[p].resume(server, &inputs(p)),
             Action::Observe(p, other) => {
                 let first = processes[other].first;
-                processes[p].observe(other, first, server, &around(p));
+                processes[p].observe(other, first, server, &inputs(p));
             }
             Action::ObserveBehind(p, other) => {
                 left.late -= 1;
                 let first = processes[other].first;
-                processes[p].observe_behind(other, first, server, &around(p));
+                processes[p].observe_behind(other, first, server, &inputs(p));
             }
             Action::Kill(p, other) => {
                 let first = processes[other].first;
-                processes[p].kill(other, first, server, &around(p));
+                processes[p].kill(other, first, server, &inputs(p));
             }
             Action::Open(p) => {
                 self.events.happened(Event::TookOver);
                 let first = server.open(p, left.late > 0);
                 processes[p].open(first);
             }
-            Action::GiveUp(p, claim) => processes[p].abandon(claim, &around(p)),
+            Action::GiveUp(p, claim) => processes[p].abandon(claim, &inputs(p)),
             Action::Tick => {
                 let most = self.clock().most();
                 for process in processes {
                     process.grow_older(server, most);
                 }
             }
-            Action::Renew(p) => processes[p].renew(&around(p)),
+            Action::Renew(p) => processes[p].renew(&inputs(p)),
             Action::Abandon(p, claim) => {
                 left.abandons -= 1;
                 if server.record.grant(claim_id(p, claim)).is_some() {
                     self.events.happened(Event::ReturnedGrant);
                 }
-                processes[p].abandon(claim, &around(p));
+                processes[p].abandon(claim, &inputs(p));
             }
             Action::Downgrade(p, claim) => {
                 left.downgrades -= 1;
@@ -455,7 +455,7 @@ impl World {
             }
             Action::ReadBehind(p) => {
                 left.behind -= 1;
-                processes[p].read(server, true, &around(p));
+                processes[p].read(server, true, &inputs(p));
             }
             Action::Crash(p) => {
                 left.crashes -= 1;

@@ -66,7 +66,7 @@ impl SessionEntry {
 
     pub(super) fn is_of(&self, session: SessionId) -> bool {
         let nonce = self.nonce.as_ref().and_then(|nonce| u64::from_str_radix(nonce, 16).ok());
-        match session.place() {
+        match session.slot_use() {
             Some(_) => nonce.is_some_and(|nonce| u128::from(nonce) == session.number()),
             None => true,
         }
@@ -85,13 +85,13 @@ pub(in crate::rw_lock) fn lease_of(entry: &KvEntry) -> Duration {
 pub(in crate::rw_lock) fn meaning_of(session: SessionId, entry: &KvEntry) -> EntryMeaning {
     let is_its_own =
         !entry.is_tombstone() && SessionEntry::of(entry).is_none_or(|stored| stored.is_of(session));
-    lease::meaning(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
+    lease::meaning(session.slot_use().map(|used| used.first), entry.version.as_u64(), is_its_own)
 }
 
 /// Returns the key under which a session is renewed. The key may already serve another session.
 pub(in crate::rw_lock) fn key_of(session: SessionId) -> KvResult<Key> {
-    match session.place() {
-        Some(place) => key_of_slot(place.slot),
+    match session.slot_use() {
+        Some(used) => key_of_slot(used.slot),
         None => Key::new(format!("{PREFIX}{session}")),
     }
 }

@@ -121,7 +121,7 @@ impl KeepAlive {
 
     /// Renews the session, with retries until the renewal succeeds or the session has ended.
     async fn renew(&self, lease: &mut Lease) -> Renewal {
-        let nonce = lease.id.place().and_then(|_| u64::try_from(lease.id.number()).ok());
+        let nonce = lease.id.slot_use().and_then(|_| u64::try_from(lease.id.number()).ok());
         let session = &self.session;
         let mut pauses = pauses(session.lease);
         // Time at which each attempt was sent. An attempt that is found in the store proves that

@@ -248,15 +248,15 @@ impl Slots {
         }
         let Ok(entries) = self.store.entries(&keys).await else { return };
         for (key, entry) in keys.into_iter().zip(entries) {
-            let place = self.leftovers.iter().position(|leftover| leftover.key == key);
-            let Some(place) = place else { continue };
-            let version = self.leftovers[place].version;
+            let index = self.leftovers.iter().position(|leftover| leftover.key == key);
+            let Some(index) = index else { continue };
+            let version = self.leftovers[index].version;
             let is_unchanged = entry.is_some_and(|entry| entry.version == version);
             if is_unchanged && self.store.delete_with_version(&key, version).await.is_ok() {
                 let store = self.store.name();
                 tracing::debug!(store, %key, "deleted the key of a silent lock session");
             }
-            self.leftovers.swap_remove(place);
+            self.leftovers.swap_remove(index);
         }
     }
 }
@@ -268,8 +268,8 @@ fn hinted(salt: Option<u32>, record: Option<&KvEntry>, window: &Range<u32>) -> V
     let Some(record) = record.and_then(|entry| LockRecord::from_bytes(&entry.value).ok()) else {
         return Vec::new();
     };
-    let places = record.claims().filter_map(|claim| claim.id.session.place());
-    let used: BTreeSet<_> = places.map(|place| place.slot).collect();
+    let uses = record.claims().filter_map(|claim| claim.id.session.slot_use());
+    let used: BTreeSet<_> = uses.map(|used| used.slot).collect();
     let free =
         (window.end..SLOTS).map(|number| Slot { salt, number }).find(|slot| !used.contains(slot));
     free.map(|slot| Free { slot, tombstone: None }).into_iter().collect()

@@ -117,11 +117,11 @@ impl Run {
     }
 
     fn batch(&mut self, index: usize, batch: &[KvUpdate]) {
-        let place = cursor(index as u64);
+        let reached = cursor(index as u64);
         // Starts again if the writer had to be reopened.
         'again: loop {
             let mut next = self.point.clone();
-            next.cursor = Some(place);
+            next.cursor = Some(reached);
             batch.iter().for_each(|update| apply(&mut next.state, update));
             for update in batch {
                 if self.insist(|writer| writer.append(update)).is_err() {
@@ -129,7 +129,7 @@ impl Run {
                 }
             }
             self.maybe = Some(next.clone());
-            if self.insist(|writer| writer.checkpoint(Some(&place))).is_ok() {
+            if self.insist(|writer| writer.checkpoint(Some(&reached))).is_ok() {
                 (self.point, self.maybe) = (next, None);
                 return;
             }
@@ -278,13 +278,13 @@ fn failed_compaction_is_retried_after_more_growth() {
     grow_to(&mut writer, threshold - 200);
     assert!(writer.last_compaction_error().is_none() && !writer.is_compacting());
     // The file of the compaction cannot be created. No other name is opened from here on.
-    disk.refuse_to_create(true);
+    disk.reject_new_files(true);
     grow_to(&mut writer, threshold);
     settle(&writer);
     let error = writer.last_compaction_error().unwrap().to_string();
     assert!(error.contains(".compact"), "{error}");
     let failed_at = writer.file_len();
-    disk.refuse_to_create(false);
+    disk.reject_new_files(false);
     grow_to(&mut writer, failed_at + failed_at / 2 - 200);
     settle(&writer);
     assert!(writer.last_compaction_error().is_some(), "it was tried too early");

@@ -60,7 +60,7 @@ fn failed_compaction_does_not_block_the_writer() {
     let disk = SimDisk::default();
     let options = SnapshotOptions::new().sync(SyncPolicy::Never).compaction_threshold(THRESHOLD);
     let (mut writer, _) = open_on(&disk, options).unwrap();
-    disk.refuse_to_create(true);
+    disk.reject_new_files(true);
     let mut number = 0;
     while writer.file_len() < 20 * THRESHOLD {
         number += 1;
@@ -68,7 +68,7 @@ fn failed_compaction_does_not_block_the_writer() {
         writer.checkpoint(None).unwrap();
     }
     assert!(writer.last_compaction_error().is_some());
-    disk.refuse_to_create(false);
+    disk.reject_new_files(false);
     writer.compact().unwrap();
     assert!(writer.file_len() < 1000);
     // A fault that ends the compaction at its sync does not block the writer either.

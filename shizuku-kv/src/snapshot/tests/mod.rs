@@ -10,7 +10,7 @@ mod fixture;
 mod growth;
 mod model;
 #[cfg(unix)]
-mod places;
+mod paths;
 mod power;
 mod sim;
 mod together;

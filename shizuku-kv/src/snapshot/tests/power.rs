@@ -28,20 +28,20 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
         let (mut writer, state) = open_on(&disk, options)
             .unwrap_or_else(|error| panic!("life {life}, {policy:?}: {error}"));
         let found = Point::of(&state);
-        let place = points
+        let index = points
             .iter()
             .rposition(|point| *point == found)
             .unwrap_or_else(|| panic!("life {life}, {policy:?}: no checkpoint is {found:?}"));
         assert!(
-            place >= durable,
-            "life {life}, {policy:?}: {place} of {}, {durable} is durable",
+            index >= durable,
+            "life {life}, {policy:?}: {index} of {}, {durable} is durable",
             points.len()
         );
-        points.truncate(place + 1);
+        points.truncate(index + 1);
         if policy != SyncPolicy::Never {
-            durable = place;
+            durable = index;
         } else {
-            durable = durable.min(place);
+            durable = durable.min(index);
         }
         // In some lives operations fail.
         if random.u8(0..3) == 0 {

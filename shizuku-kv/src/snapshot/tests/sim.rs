@@ -106,7 +106,7 @@ impl State {
         if fails { self.plan.fault } else { None }
     }
 
-    fn refuse(&mut self, what: &str, path: &Path) -> io::Result<()> {
+    fn reject(&mut self, what: &str, path: &Path) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match self.step(what, &name) {
             None => Ok(()),
@@ -259,8 +259,8 @@ impl SimDisk {
     }
 
     /// Sets whether the disk rejects new files.
-    pub(super) fn refuse_to_create(&self, refuse: bool) {
-        self.with(|state| state.creates_nothing = refuse);
+    pub(super) fn reject_new_files(&self, reject: bool) {
+        self.with(|state| state.creates_nothing = reject);
     }
 
     /// Returns the disk after a power loss, with any part of the unsynced data.
@@ -316,7 +316,7 @@ fn survived(node: &Node, random: &mut fastrand::Rng) -> Node {
 impl Disk for SimDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         let (node, opening) = self.with(|state| {
-            state.refuse("open", path)?;
+            state.reject("open", path)?;
             state.openings += 1;
             let node = match (access, state.names.get(path)) {
                 (Access::Create, _) if state.creates_nothing => {
@@ -339,7 +339,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.with(|state| {
-            state.refuse("rename", to)?;
+            state.reject("rename", to)?;
             let node = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
             state.name(Naming::Renamed { from: from.to_owned(), to: to.to_owned(), node });
             Ok(())
@@ -348,7 +348,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.with(|state| {
-            state.refuse("remove", path)?;
+            state.reject("remove", path)?;
             if !state.names.contains_key(path) {
                 return Err(io::ErrorKind::NotFound.into());
             }
@@ -359,7 +359,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.with(|state| {
-            state.refuse("sync the directory of", path)?;
+            state.reject("sync the directory of", path)?;
             state.names_on_disk = state.names.clone();
             state.unsynced_names.clear();
             Ok(())
@@ -385,7 +385,7 @@ impl Drop for SimFile {
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
         self.disk.with(|state| {
-            state.refuse("len", &self.path)?;
+            state.reject("len", &self.path)?;
             Ok(state.nodes[self.node].now.len() as u64)
         })
     }
@@ -393,7 +393,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.disk.pace();
         self.disk.with(|state| {
-            state.refuse("read", &self.path)?;
+            state.reject("read", &self.path)?;
             let content = &state.nodes[self.node].now;
             let rest = content.get(offset as usize..).unwrap_or_default();
             let len = rest.len().min(buffer.len());
@@ -426,12 +426,12 @@ impl DiskFile for SimFile {
     fn try_lock(&self) -> io::Result<bool> {
         self.disk.pass_gate(&self.path.with_added_extension("lock"));
         self.disk.with(|state| {
-            state.refuse("lock", &self.path)?;
+            state.reject("lock", &self.path)?;
             Ok(*state.nodes[self.node].locked_by.get_or_insert(self.opening) == self.opening)
         })
     }
 
-    fn place(&self, path: &Path) -> Identity {
+    fn identity(&self, path: &Path) -> Identity {
         self.disk.with(|state| match state.names.get(path) {
             Some(node) if *node == self.node => Identity::Kept,
             Some(_) => Identity::Replaced,
@@ -440,16 +440,16 @@ impl DiskFile for SimFile {
     }
 
     fn look(&self, path: &Path) -> io::Result<(u64, Identity)> {
-        Ok((self.len()?, self.place(path)))
+        Ok((self.len()?, self.identity(path)))
     }
 
     fn copy_access(&self, _from: &Path) -> io::Result<()> {
-        self.disk.with(|state| state.refuse("copy access to", &self.path))
+        self.disk.with(|state| state.reject("copy access to", &self.path))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.disk.with(|state| {
-            state.refuse("cut", &self.path)?;
+            state.reject("cut", &self.path)?;
             let change = Change::SetLen(len as usize);
             let node = &mut state.nodes[self.node];
             change.apply(&mut node.now);
@@ -461,7 +461,7 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         self.disk.pass_gate(&self.path);
         self.disk.with(|state| {
-            let result = state.refuse("sync", &self.path);
+            let result = state.reject("sync", &self.path);
             let node = &mut state.nodes[self.node];
             let unsynced = std::mem::take(&mut node.unsynced);
             // After a failed sync the system considers the unwritten data clean, as ext4 and XFS

@@ -131,7 +131,7 @@ impl Mailbox {
 
 impl Contents {
     fn push(&mut self, update: KvUpdate, cursor: WatchCursor) {
-        let place = self.came;
+        let index = self.came;
         self.came += 1;
         match update.entry() {
             Some(entry) => {
@@ -139,22 +139,22 @@ impl Contents {
                 // The items before the marker stay, because the marker depends on them.
                 let superseded = self
                     .newest
-                    .insert(key, place)
+                    .insert(key, index)
                     .filter(|old| self.marker.is_none_or(|m| *old > m));
                 if let Some(old) = superseded {
                     self.items.remove(&old);
                 }
             }
-            None => self.marker = Some(place),
+            None => self.marker = Some(index),
         }
-        self.items.insert(place, (update, cursor));
+        self.items.insert(index, (update, cursor));
     }
 
     fn pop(&mut self) -> Option<Item> {
-        let (place, item) = self.items.pop_first()?;
+        let (index, item) = self.items.pop_first()?;
         match item.0.entry() {
             Some(entry) => {
-                if self.newest.get(&entry.key) == Some(&place) {
+                if self.newest.get(&entry.key) == Some(&index) {
                     self.newest.remove(&entry.key);
                 }
             }

@@ -45,7 +45,7 @@ struct SimulatedWatch {
     log_at_start: u64,
     incarnation: u8,
     position: u64,
-    owed: BTreeSet<Key>,
+    pending: BTreeSet<Key>,
     caught_up: bool,
     /// Whether the marker moves the cursor to the end that the log had.
     moves: bool,
@@ -240,14 +240,14 @@ impl World {
             from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0
         });
         let start = from.map_or(0, |from| from.position());
-        let is_owed = |key: &Key| scope.matches(key) && self.log.newest(key) > Some(start);
-        let owed = self.log.newest.keys().filter(|key| is_owed(key)).cloned().collect();
+        let is_pending = |key: &Key| scope.matches(key) && self.log.newest(key) > Some(start);
+        let pending = self.log.newest.keys().filter(|key| is_pending(key)).cloned().collect();
         let watch = SimulatedWatch {
             scope,
             log_at_start: self.log.writes.len() as u64,
             incarnation: self.log.incarnation,
             position: start,
-            owed,
+            pending,
             caught_up: false,
             moves: self.random.bool(),
             down: false,
@@ -279,7 +279,7 @@ impl World {
             self.subscriptions.end(upstream, &error);
             return true;
         }
-        if watch.owed.is_empty() && !watch.caught_up {
+        if watch.pending.is_empty() && !watch.caught_up {
             watch.caught_up = true;
             if watch.moves {
                 watch.position = watch.position.max(watch.log_at_start);
@@ -300,7 +300,7 @@ impl World {
             if skipped || !watch.scope.matches(key) {
                 continue;
             }
-            watch.owed.remove(key);
+            watch.pending.remove(key);
             let version = VersionToken::from_u64(watch.position);
             let entry = if *is_value {
                 KvEntry::put(key.clone(), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)

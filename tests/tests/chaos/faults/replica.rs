@@ -42,7 +42,7 @@ async fn replica_killed_repeatedly_survives_cluster_faults() {
 struct Tally {
     starts: u64,
     compactions: u64,
-    repairs: u64,
+    resyncs: u64,
     updates: usize,
 }
 
@@ -59,7 +59,7 @@ async fn run(cluster: NatsCluster, seed: u64, length: Duration) {
     let mut journal = Journal::open(home.path());
     let mut tally = Tally::default();
 
-    while start.elapsed() < length || (tally.repairs == 0 && start.elapsed() < 4 * length) {
+    while start.elapsed() < length || (tally.resyncs == 0 && start.elapsed() < 4 * length) {
         if random.once_in(6) {
             compact(&cluster, &world, held.cursor).await;
             tally.compactions += 1;
@@ -105,8 +105,8 @@ async fn run(cluster: NatsCluster, seed: u64, length: Duration) {
     process.crash();
     after_a_kill(home.path(), &mut journal, held, &mut tally);
     println!("{tally:?}, faults: {:?}", faults.counts());
-    assert!(tally.repairs > 0, "it never had to be repaired: {tally:?}");
-    assert!(tally.repairs <= tally.compactions, "it was repaired without a reason: {tally:?}");
+    assert!(tally.resyncs > 0, "it never had to resync: {tally:?}");
+    assert!(tally.resyncs <= tally.compactions, "it resynced without a reason: {tally:?}");
     assert!(tally.starts >= 10 && tally.updates > 100, "too little has happened: {tally:?}");
 }
 
@@ -133,7 +133,7 @@ async fn compact(cluster: &NatsCluster, world: &World, held: Option<u64>) {
 fn after_a_kill(home: &Path, journal: &mut Journal, before: Copy, tally: &mut Tally) -> Copy {
     let run = journal.read_on();
     let found = load(home);
-    tally.repairs += u64::from(run.repaired);
+    tally.resyncs += u64::from(run.resynced);
     tally.updates += run.updates();
     if let Err(why) = run.explains(&before, &found) {
         panic!("{why}\nbefore: {before:?}\nfound: {found:?}\nthe run: {run:#?}");

@@ -326,9 +326,9 @@ async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
 /// Formats a violation with its context.
 fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) -> String {
     let Violation { watch, key, at, what } = violation;
-    let place = at.map_or_else(String::new, |at| format!("at {at:.3?} "));
+    let time = at.map_or_else(String::new, |at| format!("at {at:.3?} "));
     let mut text =
-        format!("{bucket}: {}{}{place}{what}", named(watch.as_deref()), named(key.as_deref()));
+        format!("{bucket}: {}{}{time}{what}", named(watch.as_deref()), named(key.as_deref()));
     let Some(key) = key else { return text };
     // Shows entries up to a little after it, or the last ones.
     let end = at.map_or(Duration::MAX, |at| at + Duration::from_millis(50));

@@ -63,8 +63,8 @@ pub(crate) fn judge(history: &History, question: Question) -> Verdict {
 
 /// Returns the shortest beginning of a history that is not linearizable, for debugging.
 pub(crate) fn first_wrong(history: &History, question: Question) -> History {
-    let places = history.places();
-    let beginnings = places.into_iter().map(|place| history.until(place));
+    let ticks = history.ticks();
+    let beginnings = ticks.into_iter().map(|tick| history.until(tick));
     beginnings
         .into_iter()
         .find(|beginning| judge(beginning, question) == Verdict::Not)
@@ -93,14 +93,14 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
             // Nothing happened, and a read without a result says nothing.
             (_, Some((_, End::NotDone)), _) | (Operation::Read, None | Some((_, End::Open)), _) => {
             }
-            (Operation::Read, Some((place, End::Told(answer))), Reads::MayBeOld) => {
-                old_reads.push((place, answer));
+            (Operation::Read, Some((tick, End::Told(answer))), Reads::MayBeOld) => {
+                old_reads.push((tick, answer));
             }
             _ => calls.push(*call),
         }
     }
     // The first one makes later ones of the same result redundant.
-    old_reads.sort_by_key(|(place, _)| *place);
+    old_reads.sort_by_key(|(tick, _)| *tick);
     let mut seen = Vec::new();
     old_reads.retain(|(_, answer)| {
         let is_first = !seen.contains(answer);
@@ -111,23 +111,23 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
     // The steps for the tester, each with its position in the order of events. An operation that
     // stays open has no end, and its client continues as another thread.
     let mut steps: Vec<(usize, Thread, Step)> = Vec::new();
-    for (number, (place, answer)) in old_reads.into_iter().enumerate() {
+    for (number, (tick, answer)) in old_reads.into_iter().enumerate() {
         let thread = (Rank::OldRead, number);
         // Starts before all other events, so that any earlier entry is a valid answer.
         steps.push((0, thread, Step::Invoke(Operation::Read)));
-        steps.push((place, thread, Step::Return(answer)));
+        steps.push((tick, thread, Step::Return(answer)));
     }
     for (number, calls) in threads(&calls).into_iter().enumerate() {
         let is_open = calls.last().is_some_and(|call| call.end() == End::Open);
         let thread = (if is_open { Rank::Open } else { Rank::Told }, number);
         for call in calls {
             steps.push((call.began, thread, Step::Invoke(call.operation)));
-            if let Some((place, End::Told(answer))) = call.ended {
-                steps.push((place, thread, Step::Return(answer)));
+            if let Some((tick, End::Told(answer))) = call.ended {
+                steps.push((tick, thread, Step::Return(answer)));
             }
         }
     }
-    steps.sort_by_key(|(place, thread, _)| (*place, *thread));
+    steps.sort_by_key(|(tick, thread, _)| (*tick, *thread));
 
     let mut tester = LinearizabilityTester::new(Register::default());
     for (_, thread, step) in steps {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::linearizability::history::End;
 use crate::linearizability::register::{Answer, Known, Operation};
-use crate::linearizability::table::{PLACES, Sheet, Table};
+use crate::linearizability::table::{SLOTS, Sheet, Table};
 
 /// Deadlines of operations, by client. With the short one many end during a fault, and with the
 /// long one some outlive an election.
@@ -32,8 +32,8 @@ pub(crate) struct Client {
     pub(crate) store: Store,
     pub(crate) random: Random,
     pub(crate) common: Arc<Common>,
-    /// The last known entry of the key at each place, with the key.
-    known: [Option<(String, Seen)>; PLACES],
+    /// The last known entry of the key at each slot, with the key.
+    known: [Option<(String, Seen)>; SLOTS],
 }
 
 /// A client's knowledge of a key.
@@ -49,7 +49,7 @@ enum Seen {
 impl Client {
     pub(crate) fn new(number: usize, store: &Store, random: Random, common: &Arc<Common>) -> Self {
         let store = store.with_deadline(DEADLINES[number % DEADLINES.len()]);
-        Self { number, store, random, common: Arc::clone(common), known: [const { None }; PLACES] }
+        Self { number, store, random, common: Arc::clone(common), known: [const { None }; SLOTS] }
     }
 
     /// Runs until it is stopped.
@@ -62,15 +62,15 @@ impl Client {
     }
 
     async fn once(&mut self) {
-        let place = usize::try_from(self.random.below(PLACES as u64)).expect("a small number");
-        let sheet = self.common.table.at(place);
-        let known = self.known[place].take().filter(|(key, _)| *key == sheet.key);
+        let slot = usize::try_from(self.random.below(SLOTS as u64)).expect("a small number");
+        let sheet = self.common.table.at(slot);
+        let known = self.known[slot].take().filter(|(key, _)| *key == sheet.key);
         let seen = known.map_or(Seen::Nothing, |(_, seen)| seen);
         let operation = self.choose(seen);
         let call = sheet.begin(self.number, operation);
         let end = self.perform(&sheet, operation).await;
         sheet.end(call, end);
-        self.known[place] = Some((sheet.key.clone(), learned(seen, operation, end)));
+        self.known[slot] = Some((sheet.key.clone(), learned(seen, operation, end)));
     }
 
     /// Returns the next operation on a key with this knowledge.

@@ -46,9 +46,9 @@ async fn leader_cut_off_rejects_because_of_lost_writes() {
     });
     // The first write must be there first.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let refused = begin(&mut history, 2, swap(2));
-    let refusal = two.with_deadline(Duration::from_secs(3)).update("key", "2", version).await;
-    history.end(refused, told(&refusal), start.elapsed());
+    let rejected = begin(&mut history, 2, swap(2));
+    let rejection = two.with_deadline(Duration::from_secs(3)).update("key", "2", version).await;
+    history.end(rejected, told(&rejection), start.elapsed());
     let outcome = sticking.await.unwrap();
     history.end(stuck, told(&outcome), start.elapsed());
 
@@ -63,7 +63,7 @@ async fn leader_cut_off_rejects_because_of_lost_writes() {
     };
     cluster.routes_of(leader).for_each(TcpProxy::flow);
     println!("{history}");
-    assert!(matches!(refusal, Err(KvError::RevisionMismatch { .. })), "{refusal:?}");
+    assert!(matches!(rejection, Err(KvError::RevisionMismatch { .. })), "{rejection:?}");
     assert!(answer.is_ok(), "{answer:?}");
     // Nothing was written twice and nothing was lost. The mismatch comes from a write that never
     // took effect.

@@ -41,7 +41,7 @@ impl fmt::Display for Call {
             f,
             "{:>4} to {:>4} ({began:.4?} to {ended:.4?}) client {}: {:?} -> {:?}",
             self.began,
-            self.ended.map_or_else(String::new, |(place, _)| place.to_string()),
+            self.ended.map_or_else(String::new, |(tick, _)| tick.to_string()),
             self.client,
             self.operation,
             self.end()
@@ -72,9 +72,9 @@ impl History {
 
     /// Records its end.
     pub(crate) fn end(&mut self, call: usize, end: End, now: Duration) {
-        let place = self.tick();
+        let tick = self.tick();
         let call = &mut self.calls[call];
-        (call.ended, call.times[1]) = (Some((place, end)), now);
+        (call.ended, call.times[1]) = (Some((tick, end)), now);
     }
 
     fn tick(&mut self) -> usize {
@@ -87,21 +87,21 @@ impl History {
     }
 
     /// Returns the beginning of the history, without any answer after this position.
-    pub(crate) fn until(&self, place: usize) -> Self {
+    pub(crate) fn until(&self, tick: usize) -> Self {
         let mut calls = self.calls.clone();
-        calls.retain(|call| call.began <= place);
+        calls.retain(|call| call.began <= tick);
         for call in &mut calls {
-            call.ended = call.ended.filter(|(ended, _)| *ended <= place);
+            call.ended = call.ended.filter(|(ended, _)| *ended <= tick);
         }
-        Self { calls, next: place }
+        Self { calls, next: tick }
     }
 
     /// Returns the positions of all answers.
-    pub(crate) fn places(&self) -> Vec<usize> {
-        let mut places: Vec<_> =
-            self.calls.iter().filter_map(|call| call.ended).map(|(place, _)| place).collect();
-        places.sort_unstable();
-        places
+    pub(crate) fn ticks(&self) -> Vec<usize> {
+        let mut ticks: Vec<_> =
+            self.calls.iter().filter_map(|call| call.ended).map(|(tick, _)| tick).collect();
+        ticks.sort_unstable();
+        ticks
     }
 }
 

@@ -9,8 +9,8 @@ mod check;
 mod client;
 mod cut_off;
 mod history;
-mod refused;
 mod register;
+mod rejected;
 mod run;
 mod table;
 

@@ -212,7 +212,7 @@ pub(crate) struct Summary {
     pub(crate) calm: usize,
     with_open: usize,
     written: usize,
-    refused: usize,
+    rejected: usize,
     open: usize,
     not_done: usize,
     pub(crate) reads: usize,
@@ -237,7 +237,7 @@ impl Summary {
         self.with_open += usize::from(open > 0);
         self.open += open;
         self.written += history.count(|call| matches!(call.end(), End::Told(Answer::Written(_))));
-        self.refused += history.count(|call| matches!(call.end(), End::Told(Answer::Mismatch)));
+        self.rejected += history.count(|call| matches!(call.end(), End::Told(Answer::Mismatch)));
         self.reads += history.count(|call| matches!(call.end(), End::Told(Answer::Found(_))));
         self.not_done +=
             history.count(|call| is_write(&call.operation) && call.end() == End::NotDone);
@@ -280,7 +280,7 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "operations: {} written, {} mismatches, {} unknown, {} not done, {} reads",
-            self.written, self.refused, self.open, self.not_done, self.reads
+            self.written, self.rejected, self.open, self.not_done, self.reads
         )?;
         writeln!(
             f,

@@ -9,7 +9,7 @@ use crate::linearizability::register::Operation;
 use shizuku_kv_tests::Random;
 
 /// Number of keys in use at a time.
-pub(crate) const PLACES: usize = 3;
+pub(crate) const SLOTS: usize = 3;
 
 /// Minimum and maximum number of operations of a key.
 const FEWEST: u64 = 30;
@@ -71,19 +71,19 @@ impl Table {
         table
     }
 
-    /// Returns the key at a place. It is a new one if the last one has had its operations.
-    pub(crate) fn at(&self, place: usize) -> Arc<Sheet> {
+    /// Returns the key at a slot. It is a new one if the last one has had its operations.
+    pub(crate) fn at(&self, slot: usize) -> Arc<Sheet> {
         let mut keys = self.lock();
-        if keys.current[place].is_full() {
-            keys.current[place] = keys.sheet();
+        if keys.current[slot].is_full() {
+            keys.current[slot] = keys.sheet();
         }
-        Arc::clone(&keys.current[place])
+        Arc::clone(&keys.current[slot])
     }
 
-    /// Puts new keys at all places.
+    /// Puts new keys at all slots.
     pub(crate) fn turn(&self) {
         let mut keys = self.lock();
-        keys.current = (0..PLACES).map(|_| keys.sheet()).collect();
+        keys.current = (0..SLOTS).map(|_| keys.sheet()).collect();
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Sheet>> {
@@ -98,7 +98,7 @@ impl Table {
                 .count(|call| call.times[0] >= moment && matches!(call.end(), End::Told(_)))
         };
         // Older keys have no new operations.
-        self.lock().all.iter().rev().take(PLACES * 4).map(since).sum()
+        self.lock().all.iter().rev().take(SLOTS * 4).map(since).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {

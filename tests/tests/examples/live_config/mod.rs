@@ -154,7 +154,7 @@ fn mistakes_are_reported() {
 }
 
 #[test]
-fn demonstration_tells_its_story() {
+fn demonstration_prints_each_step() {
     for url in ["memory:", &NatsServer::shared().url()] {
         let printed = demonstrate("live_config", url).printed();
         let mut lines = printed.lines();

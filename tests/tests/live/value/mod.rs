@@ -43,7 +43,7 @@ fn until<T: Send + Sync + 'static>(
     live: &Live<T>,
     is_there: impl Fn(&Live<T>) -> bool,
 ) -> impl Future<Output = ()> {
-    let place = std::panic::Location::caller();
+    let caller = std::panic::Location::caller();
     async move {
         let statuses = live.statuses();
         let reached = async {
@@ -53,7 +53,7 @@ fn until<T: Send + Sync + 'static>(
         };
         tokio::time::timeout(Duration::from_secs(60), reached)
             .await
-            .unwrap_or_else(|_| panic!("{place}: {live:?}"));
+            .unwrap_or_else(|_| panic!("{caller}: {live:?}"));
     }
 }
 

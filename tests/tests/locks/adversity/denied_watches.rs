@@ -26,6 +26,6 @@ async fn denied_watch_of_held_lock_is_requested_rarely() {
     assert!(matches!(source, KvError::Unauthorized { .. }), "{source:?}");
     // The right may be granted later.
     holder.faults.deny_watches(false);
-    lock_of(&world.around, "r", LEASE).break_lock().await.unwrap();
+    lock_of(&world.observer, "r", LEASE).break_lock().await.unwrap();
     within(5, "the holder learns that it was broken", guard.lost()).await;
 }

@@ -79,7 +79,7 @@ async fn claim_without_a_record_leaves_no_task() {
         if is_deleted {
             world.connection.delete_store(&world.name).await.unwrap();
         } else {
-            world.around.put(RECORD, "no record").await.unwrap();
+            world.observer.put(RECORD, "no record").await.unwrap();
         }
         within(5, "the holder is notified", held.lost()).await;
         drop(held);
@@ -103,7 +103,7 @@ async fn lost_lock_without_guard_leaves_no_task() {
     drop(holder.store);
     pass(4 * IDLE).await;
     assert_eq!(world.state().await.holders.len(), 1);
-    world.around.delete(key).await.unwrap();
+    world.observer.delete(key).await.unwrap();
     pass(4 * IDLE).await;
     tasks_return_to(before).await;
 }

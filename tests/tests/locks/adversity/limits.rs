@@ -31,7 +31,7 @@ async fn deadline_of_a_clone_does_not_apply_to_others() {
 #[tokio::test(start_paused = true)]
 async fn longest_deadline_does_not_panic() {
     let world = World::in_memory().await;
-    let store = world.around.with_deadline(Duration::MAX);
+    let store = world.observer.with_deadline(Duration::MAX);
     let lock = DistroRwLock::with_options(
         &store,
         "r",

@@ -120,7 +120,7 @@ async fn occupy_all_but(world: &World, key: &str) {
     let (before, number) = key.rsplit_once('.').unwrap();
     let session = r#"{"shizuku_lock_session":2,"nonce":"1","lease_ms":3600000,"renewal":0}"#;
     for other in (0..8).map(|other| other.to_string()).filter(|other| other != number) {
-        world.around.put(format!("{before}.{other}"), session).await.unwrap();
+        world.observer.put(format!("{before}.{other}"), session).await.unwrap();
     }
 }
 
@@ -134,13 +134,13 @@ async fn holder_survives_writes_from_deleted_store(mut world: World) {
     }
     let old = one.lock_for(3 * LEASE).write().await.unwrap();
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
-    let session = world.around.entry(&*key).await.unwrap().unwrap();
+    let session = world.observer.entry(&*key).await.unwrap().unwrap();
     world.recreate(&[&one]).await;
     occupy_all_but(&world, &key).await;
     let [other] = world.processes().await;
     let held = other.lock_for(3 * LEASE).write().await.unwrap();
     assert_eq!(world.record().await.unwrap().version, record.version);
-    let new = world.around.entry(world.key_of_holder().await).await.unwrap().unwrap();
+    let new = world.observer.entry(world.key_of_holder().await).await.unwrap().unwrap();
     assert_eq!(new.version, session.version);
     within(5, "the old holder is notified", old.lost()).await;
     pass(6 * LEASE).await;
@@ -192,12 +192,12 @@ async fn claim_of_deleted_store_is_evicted_without_a_key() {
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
     one.faults.crash();
     world.recreate(&[]).await;
-    world.around.put(RECORD, record.value).await.unwrap();
+    world.observer.put(RECORD, record.value).await.unwrap();
     let [other] = world.processes().await;
     let options = LockOptions::new().lease(STEADY_LEASE).wait(200 * LEASE);
     let lock = DistroRwLock::with_options(&other.store, "r", options).unwrap();
     // A session without a key is considered alive for a minute.
     let guard = within(90, "it is granted", lock.write()).await.unwrap();
     assert!(guard.is_held());
-    assert_eq!(world.around.entry(&*key).await.unwrap(), None);
+    assert_eq!(world.observer.entry(&*key).await.unwrap(), None);
 }

@@ -55,7 +55,7 @@ async fn holder_without_session_key_is_notified_at_renewal() {
         let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
         let key = world.key_of_holder().await;
         if is_deleted {
-            world.around.delete(key).await.unwrap();
+            world.observer.delete(key).await.unwrap();
         } else {
             holder.faults.lose_key(&key);
         }
@@ -82,7 +82,7 @@ async fn waiter_of_deleted_session_queues_under_another() {
     world.in_line(1).await;
     let session = world.state().await.waiting[0].session.clone();
     let writes = waiter.faults.record_writes();
-    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
+    world.observer.delete(format!("rw_lock_session.{session}")).await.unwrap();
     let stands_anew = world.until("it is queued again", |state| {
         state.waiting.len() == 1 && state.waiting[0].session != session
     });
@@ -107,7 +107,7 @@ async fn holder_of_deleted_session_is_notified_at_next_grant() {
     // Its record is watched by then.
     pass(2 * LEASE).await;
     let session = world.state().await.holders[0].claim.session.clone();
-    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
+    world.observer.delete(format!("rw_lock_session.{session}")).await.unwrap();
     let guard = within(3, "the other is granted", waiting).await.unwrap().unwrap();
     let loss = within(1, "the holder is notified", held.lost()).await;
     assert!(matches!(loss, LockLoss::Broken | LockLoss::Evicted), "{loss:?}");

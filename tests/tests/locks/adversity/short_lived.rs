@@ -144,12 +144,12 @@ async fn late_renewal_does_not_affect_next_session_of_key() {
     late.faults.each(Kind::Renewal, Fate::Late);
     let guard = within(5, "the other is granted", other.lock().write()).await.unwrap();
     assert!(!held.is_held());
-    while world.around.get(&*key).await.unwrap().is_some() {
+    while world.observer.get(&*key).await.unwrap().is_some() {
         pass(LEASE / 10).await;
     }
     let [heir] = world.processes().await;
     let theirs = lock_of(&heir.store, "another", LEASE).write().await.unwrap();
-    let state = DistroRwLock::new(&world.around, "another").unwrap().inspect().await.unwrap();
+    let state = DistroRwLock::new(&world.observer, "another").unwrap().inspect().await.unwrap();
     assert_eq!(format!("rw_lock_session.{}", state.holders[0].claim.session), key);
     for outcome in late.backend.arrive().await {
         assert!(outcome.unwrap_err().is_conflict());

@@ -149,7 +149,7 @@ async fn stale_or_missing_renewal_does_not_end_a_session() {
         let [holder] = world.processes().await;
         let held = holder.lock().write().await.unwrap();
         let session = world.key_of_holder().await;
-        let first = world.around.entry(&*session).await.unwrap();
+        let first = world.observer.entry(&*session).await.unwrap();
         assert!(first.is_some());
         pass(LEASE).await;
         holder.faults.fall_behind(&session, first.filter(|_| is_known));

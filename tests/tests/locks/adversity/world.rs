@@ -1,4 +1,5 @@
-//! A store, processes that each reach it in their own way, and a handle around all of them.
+//! A store, processes that each reach it in their own way, and a handle that reaches the store
+//! without faults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub(crate) struct World {
     pub(crate) name: String,
     is_on_nats: bool,
     /// Reaches the store without faults.
-    pub(crate) around: Store,
+    pub(crate) observer: Store,
 }
 
 impl World {
@@ -50,8 +51,8 @@ impl World {
 
     async fn of(url: &str, config: StoreConfig) -> Self {
         let (connection, name) = (connect(url).await.unwrap(), unique("locks"));
-        let around = connection.store_with_config(&name, config).await.unwrap();
-        Self { connection, name, is_on_nats: false, around }
+        let observer = connection.store_with_config(&name, config).await.unwrap();
+        Self { connection, name, is_on_nats: false, observer }
     }
 
     /// Returns processes that share nothing except the store.
@@ -64,7 +65,7 @@ impl World {
     }
 
     pub(crate) async fn state(&self) -> LockState {
-        DistroRwLock::new(&self.around, "r").unwrap().inspect().await.unwrap()
+        DistroRwLock::new(&self.observer, "r").unwrap().inspect().await.unwrap()
     }
 
     /// Returns the key of the session of the first holder.
@@ -75,13 +76,13 @@ impl World {
     /// Returns the keys of the live sessions.
     pub(crate) async fn sessions(&self) -> Vec<String> {
         let keys =
-            self.around.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
+            self.observer.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
         keys.iter().map(ToString::to_string).collect()
     }
 
     /// Returns the present record.
     pub(crate) async fn record(&self) -> Option<KvEntry> {
-        self.around.entry(RECORD).await.unwrap()
+        self.observer.entry(RECORD).await.unwrap()
     }
 
     /// Waits until this many are queued.
@@ -112,9 +113,9 @@ impl World {
     /// handles of a server do by themselves.
     pub(crate) async fn recreate(&mut self, processes: &[&Process]) {
         self.connection.delete_store(&self.name).await.unwrap();
-        self.around = self.connection.store(&self.name).await.unwrap();
+        self.observer = self.connection.store(&self.name).await.unwrap();
         for process in processes.iter().filter(|_| !self.is_on_nats) {
-            process.backend.switch_to(&self.around);
+            process.backend.switch_to(&self.observer);
         }
     }
 }

@@ -93,9 +93,9 @@ fn told(violation: &Violation, logs: &[(u64, Vec<Line>)], start: u64) -> String 
     let Violation { what, at, processes } = violation;
     let mut lines = Vec::new();
     for (process, log) in logs.iter().filter(|(process, _)| processes.contains(process)) {
-        let place = log.partition_point(|line| line.at <= *at);
-        let around = place.saturating_sub(CONTEXT)..(place + CONTEXT).min(log.len());
-        lines.extend(log[around].iter().map(|line| (line.at, process, line)));
+        let index = log.partition_point(|line| line.at <= *at);
+        let range = index.saturating_sub(CONTEXT)..(index + CONTEXT).min(log.len());
+        lines.extend(log[range].iter().map(|line| (line.at, process, line)));
     }
     lines.sort_by_key(|(at, ..)| *at);
     let mut text = format!("at {:.3?} (of the clock {at}): {what}", since(*at));

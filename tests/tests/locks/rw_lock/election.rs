@@ -130,16 +130,16 @@ async fn observer_of_deleted_store_is_notified_and_ends() {
 async fn observer_outlives_a_store_recreated_before_it_notices() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
-    let around = connect(&server.url()).await.unwrap();
-    let store = around.store("b").await.unwrap();
+    let direct = connect(&server.url()).await.unwrap();
+    let store = direct.store("b").await.unwrap();
     let first = LeaderElection::new(&store, "job", "first").unwrap().campaign().await.unwrap();
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
     assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
     proxy.refuse(true);
     proxy.cut();
-    around.delete_store("b").await.unwrap();
-    let store = around.store("b").await.unwrap();
+    direct.delete_store("b").await.unwrap();
+    let store = direct.store("b").await.unwrap();
     proxy.refuse(false);
     // The new store has no leader until one is elected, whose term is the first.
     assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);

@@ -54,12 +54,12 @@ async fn holder_cut_off_is_notified_before_next_grant() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
-    let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
     let held = lock(&behind, "r").write().await.unwrap();
     let token = held.fencing_token();
     proxy.refuse(true);
     proxy.cut();
-    let next = lock(&around, "r");
+    let next = lock(&direct, "r");
     let next = async {
         let guard = next.write().await.unwrap();
         assert!(!held.is_held(), "it is lost by now");

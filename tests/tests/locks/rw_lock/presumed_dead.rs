@@ -131,8 +131,8 @@ async fn leader_without_session_is_not_reported() {
 async fn observer_after_a_cut_reports_the_leader_again() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
-    let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    let term = election(&around, "me").campaign().await.unwrap();
+    let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    let term = election(&direct, "me").campaign().await.unwrap();
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let mut leaders = election(&behind, "").observe().await.unwrap();
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));

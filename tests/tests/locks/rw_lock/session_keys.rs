@@ -78,7 +78,7 @@ async fn successive_sessions_leave_one_key() {
     for url in ["memory:".to_owned(), server.url()] {
         let connection = connect(&url).await.unwrap();
         let config = StoreConfig::new().history(5);
-        let around = connection.store_with_config(&name, config).await.unwrap();
+        let observer = connection.store_with_config(&name, config).await.unwrap();
         let mut keys = Vec::new();
         for _ in 0..ROUNDS {
             let store = connection.store(&name).await.unwrap();
@@ -89,9 +89,9 @@ async fn successive_sessions_leave_one_key() {
             }
             held.release().await.unwrap();
             drop((store, lock));
-            no_session_is_left(&around, &keys).await;
+            no_session_is_left(&observer, &keys).await;
         }
-        assert_eq!((alive(&around).await, left(&around).await), (0, 1), "{url}");
+        assert_eq!((alive(&observer).await, left(&observer).await), (0, 1), "{url}");
     }
     let context = async_nats::jetstream::new(server.client().await);
     let mut stream = context.get_stream(format!("KV_{name}")).await.unwrap();
@@ -104,7 +104,7 @@ async fn successive_sessions_leave_one_key() {
 #[tokio::test]
 async fn concurrent_sessions_have_separate_keys() {
     let connection = connect("memory:").await.unwrap();
-    let around = connection.store("locks").await.unwrap();
+    let observer = connection.store("locks").await.unwrap();
     for _ in 0..3 {
         let stores = join_all((0..100).map(|_| connection.store("locks"))).await;
         let stores: Vec<_> = stores.into_iter().map(Result::unwrap).collect();
@@ -112,25 +112,25 @@ async fn concurrent_sessions_have_separate_keys() {
             lock(store, &format!("r{number}"), 10 * LEASE).write().await.unwrap()
         }));
         let guards = guards.await;
-        assert_eq!(alive(&around).await, 100);
+        assert_eq!(alive(&observer).await, 100);
         join_all(guards.into_iter().map(async |guard| guard.release().await.unwrap())).await;
         drop(stores);
-        eventually("they end", async || alive(&around).await == 0).await;
+        eventually("they end", async || alive(&observer).await == 0).await;
     }
-    assert_eq!(left(&around).await, 100);
+    assert_eq!(left(&observer).await, 100);
 }
 
 #[tokio::test]
 async fn dropping_the_last_handle_ends_the_session() {
     for stores in handles(2).await {
-        let [one, around] = <[Store; 2]>::try_from(stores).unwrap();
+        let [one, observer] = <[Store; 2]>::try_from(stores).unwrap();
         let lock = lock(&one, "r", 60 * LEASE);
         lock.write().await.unwrap().release().await.unwrap();
         drop(one);
         // The lock is a handle as well.
-        assert_eq!(alive(&around).await, 1);
+        assert_eq!(alive(&observer).await, 1);
         drop(lock);
-        eventually("the session ends", async || alive(&around).await == 0).await;
+        eventually("the session ends", async || alive(&observer).await == 0).await;
     }
 }
 
@@ -139,14 +139,14 @@ async fn dropping_the_last_handle_ends_the_session() {
 fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
     let living = runtime();
     for stores in living.block_on(handles(6)) {
-        let (around, dead) = stores.split_last().unwrap();
+        let (observer, dead) = stores.split_last().unwrap();
         for (number, store) in dead.iter().enumerate() {
             dies_holding(store, &format!("r{number}"));
         }
         living.block_on(async {
-            assert_eq!(alive(around).await, dead.len());
-            let held = lock(around, "another", LEASE).write().await.unwrap();
-            eventually("only one is left", async || alive(around).await == 1).await;
+            assert_eq!(alive(observer).await, dead.len());
+            let held = lock(observer, "another", LEASE).write().await.unwrap();
+            eventually("only one is left", async || alive(observer).await == 1).await;
             held.release().await.unwrap();
         });
     }
@@ -225,10 +225,10 @@ async fn ten_thousand_sessions_leave_as_much_as_hundred() {
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let config = StoreConfig::new().history(5);
-    let around = connection.store_with_config("locks", config).await.unwrap();
+    let observer = connection.store_with_config("locks", config).await.unwrap();
     let context = async_nats::jetstream::new(server.client().await);
     let stream = context.get_stream("KV_locks").await.unwrap();
-    let idle = Remains::look(&around, &stream).await;
+    let idle = Remains::look(&observer, &stream).await;
     let (mut keys, mut before) = (Vec::new(), None);
     for round in 1..=ROUNDS {
         let stores =
@@ -248,12 +248,12 @@ async fn ten_thousand_sessions_leave_as_much_as_hundred() {
             term.resign().await.unwrap();
         }
         drop((stores, one));
-        no_session_is_left(&around, &keys).await;
+        no_session_is_left(&observer, &keys).await;
         if round == FIRST || round == ROUNDS {
             // Tasks and watches end some time after their last use.
-            let mut remains = Remains::look(&around, &stream).await;
+            let mut remains = Remains::look(&observer, &stream).await;
             eventually("all tasks and watches end", async || {
-                remains = Remains::look(&around, &stream).await;
+                remains = Remains::look(&observer, &stream).await;
                 remains.consumers == 0 && remains.tasks <= idle.tasks
             })
             .await;

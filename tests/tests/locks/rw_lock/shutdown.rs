@@ -13,8 +13,8 @@ use crate::rw_lock::{in_line, start_waiting};
 async fn shutdown_releases_locks_and_ends_sessions() {
     let server = NatsServer::shared();
     let name = unique("shutdown");
-    let around = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-    let other = |resource: &str| DistroRwLock::new(&around, resource).unwrap();
+    let observer = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    let other = |resource: &str| DistroRwLock::new(&observer, resource).unwrap();
     let connection = connect(&server.url()).await.unwrap();
     let [store, another] =
         [connection.store(&name).await.unwrap(), connection.store(&name).await.unwrap()];
@@ -38,7 +38,7 @@ async fn shutdown_releases_locks_and_ends_sessions() {
     assert!(other("busy").inspect().await.unwrap().waiting.is_empty());
     // Other processes would wait for the lease of each session. Only `busy` has one left.
     assert_eq!(
-        around.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap().len(),
+        observer.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap().len(),
         1
     );
     let ended = waiting.await.unwrap().unwrap_err();

@@ -6,9 +6,9 @@
 //! schedule. Two things are not decided by it, because the library draws them itself: the names of
 //! sessions and the pauses between tries. So a seed of `SHIZUKU_SEED` is run many times.
 
-mod book;
 mod can_fail;
 mod comes_back;
+mod event_log;
 mod link;
 mod schedule;
 mod worker;

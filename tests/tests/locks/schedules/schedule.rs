@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::guard::claim;
-use crate::schedules::book::{Book, Who};
+use crate::schedules::event_log::{EventLog, Who};
 use crate::schedules::link::{Broken, Link, Rates, linked};
 use crate::schedules::worker::{PATIENCE, RESOURCES, Seen, Worker};
 
@@ -85,7 +85,7 @@ struct Schedule {
     rates: Rates,
     lease: Duration,
     deadline: Duration,
-    book: Book,
+    event_log: EventLog,
     is_quiet: watch::Sender<bool>,
     processes: Vec<Process>,
     workers: JoinSet<Seen>,
@@ -111,7 +111,7 @@ impl Schedule {
             rates,
             lease: Duration::from_millis(1000 + 500 * random.below(3)),
             deadline: Duration::from_millis(500 + random.below(4500)),
-            book: Book::new(),
+            event_log: EventLog::new(),
             is_quiet: watch::Sender::new(false),
             processes: Vec::new(),
             workers: JoinSet::new(),
@@ -124,7 +124,7 @@ impl Schedule {
         }
         schedule.disturb().await;
         schedule.end().await;
-        match schedule.book.violation() {
+        match schedule.event_log.violation() {
             Some(violation) => Err(violation),
             None => Ok(schedule.tally),
         }
@@ -144,12 +144,12 @@ impl Schedule {
                 who,
                 store: store.clone(),
                 lease: self.lease,
-                book: self.book.clone(),
+                event_log: self.event_log.clone(),
                 is_quiet: self.is_quiet.subscribe(),
             };
             workers.push(self.workers.spawn(worker.run()));
         }
-        self.book.note(format!("process {process} begins"));
+        self.event_log.note(format!("process {process} begins"));
         self.processes.push(Process { number: process, link, workers, healed_at: None });
     }
 
@@ -159,7 +159,7 @@ impl Schedule {
         while Instant::now() < end {
             let step = self.random.below(60);
             sleep(Duration::from_millis(step)).await;
-            self.book.check();
+            self.event_log.check();
             self.heal(Instant::now());
             match self.random.below(40) {
                 0..2 => self.cut(),
@@ -174,7 +174,7 @@ impl Schedule {
             if process.healed_at.is_some_and(|at| at <= now) {
                 process.healed_at = None;
                 process.link.heal();
-                self.book.note(format!("process {} is connected again", process.number));
+                self.event_log.note(format!("process {} is connected again", process.number));
             }
         }
     }
@@ -188,7 +188,7 @@ impl Schedule {
         let (mut index, mut length) = (self.any_process(), 50 + self.random.below(4000));
         if self.random.once_in(2)
             && let Some(holder) =
-                self.processes.iter().position(|process| self.book.holds(process.number))
+                self.processes.iter().position(|process| self.event_log.holds(process.number))
         {
             index = holder;
             length = self.lease.as_millis() as u64 + self.random.below(1500);
@@ -197,17 +197,17 @@ impl Schedule {
         let process = &mut self.processes[index];
         process.link.cut();
         process.healed_at = Some(Instant::now() + length);
-        self.book.note(format!("process {} is cut off for {length:?}", process.number));
+        self.event_log.note(format!("process {} is cut off for {length:?}", process.number));
         self.tally.cuts += 1;
     }
 
-    /// The holds of its workers stay in the book, because no worker releases them.
+    /// The holds of its workers stay in the log, because no worker releases them.
     fn crash(&mut self) {
         let index = self.any_process();
         let process = self.processes.swap_remove(index);
         process.link.crash();
         process.workers.iter().for_each(AbortHandle::abort);
-        self.book.note(format!("process {} crashes", process.number));
+        self.event_log.note(format!("process {} crashes", process.number));
         self.tally.crashes += 1;
         self.start_process();
     }
@@ -216,7 +216,7 @@ impl Schedule {
     async fn end(&mut self) {
         self.processes.iter().for_each(|process| process.link.calm());
         self.is_quiet.send_replace(true);
-        self.book.note("quiet");
+        self.event_log.note("quiet");
         let everybody = async {
             while let Some(ended) = self.workers.join_next().await {
                 match ended {
@@ -224,11 +224,11 @@ impl Schedule {
                     Err(failed) if failed.is_cancelled() => {}
                     Err(failed) => std::panic::resume_unwind(failed.into_panic()),
                 }
-                self.book.check();
+                self.event_log.check();
             }
         };
         if timeout(4 * PATIENCE, everybody).await.is_err() {
-            self.book.wrong("not all workers have come to an end".to_owned());
+            self.event_log.wrong("not all workers have come to an end".to_owned());
             return;
         }
         let store = linked(&self.store, &Link::sound(), self.broken);
@@ -246,20 +246,21 @@ impl Schedule {
         match claim(&lock, LockMode::Write, true).await {
             Ok(guard) => {
                 let who = Who { process: 0, worker: 0 };
-                self.book.enter(who, resource, guard);
-                if let Err(error) = self.book.leave(who).release().await {
-                    self.book.wrong(format!("the last cannot release {resource}: {error}"));
+                self.event_log.enter(who, resource, guard);
+                if let Err(error) = self.event_log.leave(who).release().await {
+                    self.event_log.wrong(format!("the last cannot release {resource}: {error}"));
                 }
             }
             Err(error) => {
                 let state = lock.inspect().await;
-                self.book.wrong(format!("the last does not get {resource}: {error}: {state:?}"));
+                self.event_log
+                    .wrong(format!("the last does not get {resource}: {error}: {state:?}"));
                 return;
             }
         }
         let state = lock.inspect().await.expect("a record");
         if !state.holders.is_empty() || !state.waiting.is_empty() {
-            self.book.wrong(format!("a claim is left behind in {resource}: {state:?}"));
+            self.event_log.wrong(format!("a claim is left behind in {resource}: {state:?}"));
         }
     }
 }

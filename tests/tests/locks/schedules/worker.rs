@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::guard::{Guard, claim, is_explained};
-use crate::schedules::book::{Book, Who};
+use crate::schedules::event_log::{EventLog, Who};
 
 pub(crate) const RESOURCES: [&str; 2] = ["a", "b"];
 
@@ -23,7 +23,7 @@ pub(crate) struct Worker {
     pub(crate) who: Who,
     pub(crate) store: Store,
     pub(crate) lease: Duration,
-    pub(crate) book: Book,
+    pub(crate) event_log: EventLog,
     /// True after the end of faults.
     pub(crate) is_quiet: watch::Receiver<bool>,
     pub(crate) random: Random,
@@ -70,7 +70,8 @@ impl Worker {
             match timeout(patience, claim).await {
                 Ok(claimed) => claimed,
                 Err(_) => {
-                    self.book.note(format!("{} does not wait for {resource} any more", self.who));
+                    self.event_log
+                        .note(format!("{} does not wait for {resource} any more", self.who));
                     seen.left += 1;
                     return;
                 }
@@ -89,9 +90,9 @@ impl Worker {
 
     async fn hold(&mut self, resource: &'static str, guard: Guard, seen: &mut Seen) {
         seen.granted += 1;
-        self.book.enter(self.who, resource, guard);
+        self.event_log.enter(self.who, resource, guard);
         self.stay().await;
-        let mut guard = self.book.leave(self.who);
+        let mut guard = self.event_log.leave(self.who);
         if self.random.once_in(6)
             && let Guard::Write(writer) = guard
         {
@@ -103,9 +104,9 @@ impl Worker {
                     return;
                 }
             };
-            self.book.enter_again(self.who, Guard::Read(held));
+            self.event_log.enter_again(self.who, Guard::Read(held));
             self.stay().await;
-            guard = self.book.leave(self.who);
+            guard = self.event_log.leave(self.who);
         }
         seen.lost += u64::from(!guard.is_held());
         match self.random.below(4) {
@@ -115,7 +116,7 @@ impl Worker {
                 let _ = timeout(patience, guard.release()).await;
             }
             _ => match guard.release().await {
-                Ok(()) => self.book.released(self.who),
+                Ok(()) => self.event_log.released(self.who),
                 Err(error) => self.judge(resource, &error),
             },
         }
@@ -146,7 +147,7 @@ impl Worker {
             Ok(guard) => self.hold(resource, guard, seen).await,
             Err(_) => {
                 let state = lock.inspect().await;
-                self.book
+                self.event_log
                     .wrong(format!("{} is not granted {resource} to {mode}: {state:?}", self.who));
             }
         }
@@ -154,9 +155,9 @@ impl Worker {
 
     /// Accepts errors that faults explain, and reports all others.
     fn judge(&self, resource: &str, error: &DistroRwLockError) {
-        self.book.note(format!("{} on {resource}: {error}", self.who));
+        self.event_log.note(format!("{} on {resource}: {error}", self.who));
         if !is_explained(error) {
-            self.book.wrong(format!("{} meets {error:?}", self.who));
+            self.event_log.wrong(format!("{} meets {error:?}", self.who));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use futures_util::StreamExt;
 use serde_json::json;
 use shizuku_kv::{KvResult, KvUpdate, StoreConfig, WatchScope};
 use shizuku_kv_tests::{NatsServer, eventually};
@@ -101,6 +102,28 @@ async fn consumer_limits_of_stream_are_adopted() {
         })
         .await;
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["key"]);
+}
+
+/// The creation that the server rejected is deleted twice, the second time after the watch has
+/// opened.
+#[tokio::test]
+async fn late_deletion_of_a_rejected_consumer_spares_the_next_one() {
+    let limited = |seconds: u64| json!({ "inactive_threshold": seconds * 1_000_000_000 });
+    let (world, store) = World::with_stream(|stream| stream["consumer_limits"] = limited(10)).await;
+    let store = store.unwrap();
+    store.put("key", "value").await.unwrap();
+    world.change(|stream| stream["consumer_limits"] = limited(5)).await;
+    let mut deletions = world.client.subscribe("$JS.API.CONSUMER.DELETE.KV_s.>").await.unwrap();
+    let watch = store.watch(WatchScope::key("key").unwrap()).await.unwrap();
+    for _ in 0..2 {
+        within("state", watch.next()).await.unwrap().unwrap();
+    }
+    let consumers = world.server.consumers("s").await;
+    assert_eq!(consumers.len(), 1);
+    for _ in 0..2 {
+        within("a deletion", deletions.next()).await.unwrap();
+    }
+    assert_eq!(world.server.consumers("s").await, consumers);
 }
 
 /// A value that fits below the limit fits together with our headers.

@@ -51,8 +51,7 @@ async fn answers_over_max_subscriptions_name_the_limit() {
         assert_rejected(store.put("key", "value").await, "LimitReached", true, words);
         assert_rejected(store.watch(WatchScope::All).await, "LimitReached", true, words);
         drop(watches);
-        eventually("the answers have a place", async || store.put("key", "value").await.is_ok())
-            .await;
+        eventually("the answers have room", async || store.put("key", "value").await.is_ok()).await;
     }
     assert!(rejected > 0, "the answers came first on every connection");
 }

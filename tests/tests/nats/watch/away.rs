@@ -40,7 +40,7 @@ async fn fill_a_request(store: &Store) {
 
 /// Deletes the key, and waits until neither its tombstone nor the marker after it exist. Then reads
 /// the watch, and fails if it delivers a later entry before the deletion.
-async fn learns_of_a_deletion_without_a_trace(store: &Store, mut watch: Watch) {
+async fn reports_a_deletion_without_a_tombstone(store: &Store, mut watch: Watch) {
     store.delete("victim").await.unwrap();
     eventually("nothing is left", async || store.entry("victim").await.unwrap().is_none()).await;
     store.put("later", "value").await.unwrap();
@@ -66,7 +66,7 @@ async fn deletion_behind_a_filled_request_is_not_skipped() {
     for _ in 0..9 {
         next(&mut watch).await.unwrap();
     }
-    learns_of_a_deletion_without_a_trace(&store, watch).await;
+    reports_a_deletion_without_a_tombstone(&store, watch).await;
 }
 
 /// The same with a limit of the server on the number of messages.
@@ -77,7 +77,7 @@ async fn deletion_behind_a_small_request_is_not_skipped() {
     let Some((store, mut watch)) = watched(&server).await else { return };
     store.put("filler", "value").await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "filler");
-    learns_of_a_deletion_without_a_trace(&store, watch).await;
+    reports_a_deletion_without_a_tombstone(&store, watch).await;
 }
 
 /// The reader waited for a message, and does not poll when it comes.
@@ -87,7 +87,7 @@ async fn deletion_behind_a_neglected_wait_is_not_skipped() {
     let nothing = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
     assert!(nothing.is_err(), "{nothing:?}");
     fill_a_request(&store).await;
-    learns_of_a_deletion_without_a_trace(&store, watch).await;
+    reports_a_deletion_without_a_tombstone(&store, watch).await;
 }
 
 /// A reader that pauses for longer than tombstones live resumes if its request was open all the

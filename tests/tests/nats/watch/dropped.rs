@@ -10,6 +10,7 @@ use shizuku_kv::{
     Store, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use tokio::runtime::Runtime;
 
 use super::next;
 
@@ -129,8 +130,8 @@ async fn last_watch_deletes_its_consumer_with_the_connection() {
 #[tokio::test]
 async fn deletion_is_answered_before_its_connection_ends() {
     let server = NatsServer::shared();
-    for is_shutdown in [false, true] {
-        println!("shutdown: {is_shutdown}");
+    for end in ["drop", "shutdown", "drop on a thread", "drop on a runtime that ends"] {
+        println!("{end}");
         let name = unique("dropped");
         let direct = connect(&server.url()).await.unwrap();
         let written = direct.store(&name).await.unwrap();
@@ -140,18 +141,27 @@ async fn deletion_is_answered_before_its_connection_ends() {
         let watch = store.watch(WatchScope::All).await.unwrap();
         assert_eq!(server.consumers(&name).await.len(), 1);
         proxy.delay_requests(Duration::from_millis(500));
-        let end = async {
-            if is_shutdown {
+        let ended = async {
+            if end == "shutdown" {
                 connection.shutdown().await.unwrap();
-            } else {
-                drop((connection, store, watch));
+                return;
             }
+            let all = (connection, store, watch);
+            if end == "drop" {
+                return drop(all);
+            }
+            let thread = std::thread::spawn(move || {
+                let runtime = Runtime::new().unwrap();
+                let _entered = (end == "drop on a runtime that ends").then(|| runtime.enter());
+                drop(all);
+            });
+            thread.join().unwrap();
         };
         let deleted = eventually("no consumer is left", async || {
             written.put("config.pool", "1").await.unwrap();
             server.consumers(&name).await.is_empty()
         });
-        tokio::join!(end, deleted);
+        tokio::join!(ended, deleted);
     }
 }
 

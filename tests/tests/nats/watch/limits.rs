@@ -30,7 +30,7 @@ async fn with_room(consumers: i32) -> (String, Store) {
 #[tokio::test]
 async fn running_watch_waits_for_room_for_its_consumer() {
     let server = NatsServer::shared();
-    let (name, around) = with_room(1).await;
+    let (name, direct) = with_room(1).await;
     let proxy = TcpProxy::start(server.port()).await;
     let store = connect(&proxy.url()).await.unwrap().store(&name).await.unwrap();
     let mut watch = store.watch(WatchScope::All).await.unwrap();
@@ -42,7 +42,7 @@ async fn running_watch_waits_for_room_for_its_consumer() {
     for consumer in server.consumers(&name).await {
         stream.delete_consumer(&consumer).await.unwrap();
     }
-    let other = around.watch(WatchScope::All).await.unwrap();
+    let other = direct.watch(WatchScope::All).await.unwrap();
     proxy.refuse(false);
     let mut tells = false;
     for _ in 0..200 {
@@ -55,6 +55,6 @@ async fn running_watch_waits_for_room_for_its_consumer() {
     }
     assert!(tells, "{:?}", watch.link());
     drop(other);
-    around.put("key", "value").await.unwrap();
+    direct.put("key", "value").await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "key");
 }

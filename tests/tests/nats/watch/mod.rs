@@ -52,20 +52,20 @@ async fn watch_heals_behind_a_message_that_is_not_an_entry() {
     let store = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
-    let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    around.put("a", "1").await.unwrap();
+    let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    direct.put("a", "1").await.unwrap();
     next(&mut watch).await.unwrap();
     server.client().await.publish("$KV.b._kv.x", "theirs".into()).await.unwrap();
-    around.put("b", "2").await.unwrap();
+    direct.put("b", "2").await.unwrap();
     next(&mut watch).await.unwrap();
     let cursor = watch.cursor().unwrap();
     for round in 0..3 {
         server.client().await.publish("$KV.b._kv.x", "theirs".into()).await.unwrap();
         proxy.cut();
-        around.put("c", round.to_string()).await.unwrap();
+        direct.put("c", round.to_string()).await.unwrap();
         assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().value, round.to_string());
     }
-    assert!(around.watch_from(WatchScope::All, cursor).await.is_ok());
+    assert!(direct.watch_from(WatchScope::All, cursor).await.is_ok());
 }
 
 /// Delivered subjects leave the stream, so that counting them would hide others.
@@ -179,15 +179,15 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     context.create_key_value(config).await.unwrap();
     let proxy = TcpProxy::start(server.port()).await;
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
-    let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
-    around.ttl().unwrap().put("a", "x", Duration::from_secs(1)).await.unwrap();
-    around.put("kept", "x").await.unwrap();
+    let direct = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    direct.ttl().unwrap().put("a", "x", Duration::from_secs(1)).await.unwrap();
+    direct.put("kept", "x").await.unwrap();
     let mut watch = behind.watch(WatchScope::All).await.unwrap();
     while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
     if queued {
         // Left unread. The server reports the delivery, and an answer follows on the same
         // connection.
-        around.put("queued", "x").await.unwrap();
+        direct.put("queued", "x").await.unwrap();
         let stream = context.get_stream("KV_b").await.unwrap();
         eventually("the message is delivered", async || {
             let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
@@ -198,9 +198,9 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     }
     proxy.refuse(true);
     proxy.cut();
-    eventually("nothing is left of the key", async || around.entry("a").await.unwrap().is_none())
+    eventually("nothing is left of the key", async || direct.entry("a").await.unwrap().is_none())
         .await;
-    around.put("later", "x").await.unwrap();
+    direct.put("later", "x").await.unwrap();
     proxy.refuse(false);
     // The connection is back before the watch continues, so that the wait for it does not count.
     behind.get("later").await.unwrap();

@@ -1,4 +1,5 @@
-//! Opening a watch of one key, which creates its consumer before it looks at the stream (ADR 0080).
+//! Opening a watch of one key, which creates its consumer before it requests the stream information
+//! (ADR 0080).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ struct World {
     connection: Arc<dyn Connection>,
     /// Through the proxy.
     store: Store,
-    around: Store,
+    direct: Store,
 }
 
 impl World {
@@ -28,12 +29,12 @@ impl World {
         let proxy = TcpProxy::start(server.port()).await;
         let connection = connect(&server.url()).await.unwrap();
         let config = StoreConfig::new().history(history);
-        let around = connection.store_with_config("b", config).await.unwrap();
+        let direct = connection.store_with_config("b", config).await.unwrap();
         // No second copy of a request is sent while the answers are held back.
         let patient = StoreConfig::new().deadline(Duration::from_secs(60));
         let through = connect(&proxy.url()).await.unwrap();
         let store = through.store_with_config("b", patient).await.unwrap();
-        Self { server, proxy, connection, store, around }
+        Self { server, proxy, connection, store, direct }
     }
 
     /// Opens a watch of the key. Changes the store once the consumer exists, before the client is
@@ -65,11 +66,12 @@ fn values(entries: &[KvEntry]) -> Vec<&[u8]> {
     entries.iter().map(|entry| entry.value.as_ref()).collect()
 }
 
-/// Two round trips: the creation, then the first request for messages together with the look.
+/// Two round trips: the creation, then the first request for messages together with the stream
+/// information.
 #[tokio::test]
 async fn watch_of_one_key_opens_in_two_round_trips() {
     let world = World::new(1).await;
-    world.around.put(KEY, "value").await.unwrap();
+    world.direct.put(KEY, "value").await.unwrap();
     world.store.refresh().await.unwrap();
     let client = world.server.client().await;
     let mut sent = client.subscribe("$JS.API.>").await.unwrap();
@@ -100,11 +102,11 @@ async fn write_during_opening_comes_after_the_marker_cursor() {
     for (history, is_present) in [(1, false), (1, true), (5, false), (5, true)] {
         let world = World::new(history).await;
         if is_present {
-            world.around.put(KEY, "old").await.unwrap();
+            world.direct.put(KEY, "old").await.unwrap();
         }
         let change = async || {
-            world.around.put(KEY, "new").await.unwrap();
-            world.around.put("other", "value").await.unwrap();
+            world.direct.put(KEY, "new").await.unwrap();
+            world.direct.put("other", "value").await.unwrap();
         };
         let mut watch = world.watch_around(change).await;
         let (state, marker) = state_of(&mut watch).await;
@@ -128,18 +130,18 @@ async fn marker_cursor_of_a_quiet_key_is_at_the_end() {
     for is_present in [false, true] {
         let world = World::new(1).await;
         if is_present {
-            world.around.put(KEY, "value").await.unwrap();
+            world.direct.put(KEY, "value").await.unwrap();
         }
         let change = async || {
             for _ in 0..10 {
-                world.around.put("other", "value").await.unwrap();
+                world.direct.put("other", "value").await.unwrap();
             }
         };
         let mut watch = world.watch_around(change).await;
         let (state, marker) = state_of(&mut watch).await;
         assert_eq!(state.len(), usize::from(is_present));
         // The stream no longer has all messages after the key.
-        world.around.purge(KEY).await.unwrap();
+        world.direct.purge(KEY).await.unwrap();
         let mut resumed =
             world.store.watch_from(WatchScope::key(KEY).unwrap(), marker).await.unwrap();
         let (rest, _) = state_of(&mut resumed).await;
@@ -151,22 +153,22 @@ async fn marker_cursor_of_a_quiet_key_is_at_the_end() {
 #[tokio::test]
 async fn tombstone_and_empty_value_precede_the_marker() {
     let world = World::new(1).await;
-    world.around.put(KEY, "").await.unwrap();
+    world.direct.put(KEY, "").await.unwrap();
     let mut watch = world.watch_around(async || ()).await;
     assert_eq!(values(&state_of(&mut watch).await.0), [b"".as_slice()]);
     drop(watch);
-    world.around.delete(KEY).await.unwrap();
+    world.direct.delete(KEY).await.unwrap();
     let mut watch = world.store.watch(WatchScope::key(KEY).unwrap()).await.unwrap();
     let (state, _) = state_of(&mut watch).await;
     assert!(state.len() == 1 && state[0].operation.is_deletion(), "{state:?}");
 }
 
-/// The consumer is in the deleted store, and the look is at the new one.
+/// The consumer is in the deleted store, and the stream information is of the new one.
 #[tokio::test]
 async fn store_recreated_during_opening_is_watched_anew() {
     for has_key in [false, true] {
         let world = World::new(1).await;
-        world.around.put(KEY, "old").await.unwrap();
+        world.direct.put(KEY, "old").await.unwrap();
         let change = async || {
             world.connection.delete_store("b").await.unwrap();
             let recreated = world.connection.store("b").await.unwrap();
@@ -188,9 +190,9 @@ async fn store_recreated_during_opening_is_watched_anew() {
 #[tokio::test]
 async fn entry_is_delivered_before_the_marker_is_proven() {
     let world = World::new(1).await;
-    world.around.put(KEY, "value").await.unwrap();
+    world.direct.put(KEY, "value").await.unwrap();
     let change = async || {
-        world.around.put("other", "value").await.unwrap();
+        world.direct.put("other", "value").await.unwrap();
     };
     let mut watch = world.watch_around(change).await;
     world.proxy.hold_requests(true);
@@ -208,9 +210,9 @@ async fn entry_is_delivered_before_the_marker_is_proven() {
 #[tokio::test]
 async fn deletion_removed_before_the_marker_is_delivered() {
     let world = World::new(5).await;
-    world.around.put(KEY, "value").await.unwrap();
+    world.direct.put(KEY, "value").await.unwrap();
     let change = async || {
-        world.around.delete(KEY).await.unwrap();
+        world.direct.delete(KEY).await.unwrap();
     };
     let mut watch = world.watch_around(change).await;
     let stream = async_nats::jetstream::new(world.server.client().await);

@@ -137,15 +137,15 @@ async fn purge_ends_a_busy_watch() {
 async fn purge_during_an_outage_ends_a_watch() {
     for purged in [Purge::Whole, Purge::Keys(&["a", "b"])] {
         let server = NatsServer::shared();
-        let (name, around, stream) = bucket().await;
+        let (name, direct, stream) = bucket().await;
         let proxy = TcpProxy::start(server.port()).await;
         let store = connect(&proxy.url()).await.unwrap().store(&name).await.unwrap();
-        around.put("last", "value").await.unwrap();
+        direct.put("last", "value").await.unwrap();
         let watch = caught_up(&store, WatchScope::All).await;
         proxy.refuse(true);
         proxy.cut();
         purge(&name, &stream, purged).await;
-        around.put("last", "again").await.unwrap();
+        direct.put("last", "again").await.unwrap();
         proxy.refuse(false);
         expires(&format!("{purged:?}"), watch).await;
     }

@@ -10,7 +10,7 @@ use shizuku_kv::__private::protobuf;
 use shizuku_kv::Bytes;
 
 use super::values::*;
-use super::{Before, Codec, Json, MessagePack, Postcard, note_or_place, with};
+use super::{Before, Codec, Json, MessagePack, Postcard, note_or_offset, with};
 
 /// A type that reserves the announced length, as a type should not.
 #[derive(Debug)]
@@ -81,12 +81,12 @@ fn refuses_length<C: Codec>(bytes: &[u8]) {
         C::decode::<Greedy>(&bytes).unwrap_err(),
         C::decode::<GreedyMap>(&bytes).unwrap_err(),
     ] {
-        assert!(C::place(&error).is_some_and(|place| place <= bytes.len()), "{error}");
+        assert!(C::offset(&error).is_some_and(|offset| offset <= bytes.len()), "{error}");
     }
 }
 
 #[test]
-fn lengths_that_lie_reserve_nothing() {
+fn false_lengths_reserve_nothing() {
     // Arrays, maps, strings, bytes and extensions with the maximum length of 2^32 - 1.
     for first in [0xdd, 0xdf, 0xdb, 0xc6, 0xc9] {
         refuses_length::<MessagePack>(&[first, 0xff, 0xff, 0xff, 0xff]);
@@ -100,7 +100,7 @@ fn lengths_that_lie_reserve_nothing() {
         let field = |tag| with(&bytes, |bytes| bytes.insert(0, tag));
         // Strings, bytes, packed numbers, messages, maps, and an unknown field.
         for tag in [0x12, 0x2a, 0x32, 0x3a, 0x42, 0x7a] {
-            assert_eq!(note_or_place(&field(tag)), None);
+            assert_eq!(note_or_offset(&field(tag)), None);
         }
     }
 }
@@ -139,7 +139,7 @@ fn is_too_deep<C: Codec, T: DeserializeOwned>(level: &[u8]) {
     let bytes = Bytes::from(level.repeat(DEEP));
     let error = C::decode::<T>(&bytes).map(|_| ()).unwrap_err();
     assert!(error.message().ends_with("nested too deeply"), "{error}");
-    assert!(C::place(&error).is_some_and(|place| place <= 101 * level.len()), "{error}");
+    assert!(C::offset(&error).is_some_and(|offset| offset <= 101 * level.len()), "{error}");
 }
 
 #[test]

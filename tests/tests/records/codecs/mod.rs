@@ -20,11 +20,11 @@ trait Codec {
     fn encode<T: Serialize>(value: &T) -> Result<Bytes, EncodeError>;
     fn decode<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError>;
     /// Returns the number of bytes that had been read, if the error states it in this codec's way.
-    fn place(error: &DecodeError) -> Option<usize>;
+    fn offset(error: &DecodeError) -> Option<usize>;
 }
 
 macro_rules! codec {
-    ($name:ident $module:ident $place:expr) => {
+    ($name:ident $module:ident $offset:expr) => {
         struct $name;
 
         impl Codec for $name {
@@ -36,8 +36,8 @@ macro_rules! codec {
                 $module::from_bytes(bytes)
             }
 
-            fn place(error: &DecodeError) -> Option<usize> {
-                $place(error)
+            fn offset(error: &DecodeError) -> Option<usize> {
+                $offset(error)
             }
         }
     };
@@ -58,8 +58,8 @@ fn round_trips<C: Codec>(record: &Record) {
 /// Decodes the bytes, or checks that the error states its position.
 fn decodes_or_says_where<C: Codec, T: DeserializeOwned>(bytes: &Bytes) {
     if let Err(error) = C::decode::<T>(bytes) {
-        let place = C::place(&error).unwrap_or_else(|| panic!("{error} says no place"));
-        assert!(place <= bytes.len(), "{error} is beyond {} bytes", bytes.len());
+        let offset = C::offset(&error).unwrap_or_else(|| panic!("{error} states no offset"));
+        assert!(offset <= bytes.len(), "{error} is beyond {} bytes", bytes.len());
     }
 }
 
@@ -76,11 +76,14 @@ fn decodes_or_says_where_for_any_type<C: Codec>(bytes: &Bytes) {
     decodes_or_says_where::<C, Maps>(bytes);
 }
 
-fn note_or_place(bytes: &Bytes) -> Option<Note> {
+fn note_or_offset(bytes: &Bytes) -> Option<Note> {
     match protobuf::from_bytes::<Note>(bytes) {
         Ok(note) => Some(note),
         Err(error) => {
-            assert!(error.offset().is_some_and(|place| place <= bytes.len()), "{error}: {bytes:?}");
+            assert!(
+                error.offset().is_some_and(|offset| offset <= bytes.len()),
+                "{error}: {bytes:?}"
+            );
             None
         }
     }
@@ -97,7 +100,7 @@ fn survives_damage<C: Codec>(record: &Record) {
     for end in 0..bytes.len() {
         let torn = bytes.slice(..end);
         let error = C::decode::<Record>(&torn).expect_err("a part of a value");
-        assert!(C::place(&error).is_some_and(|place| place <= end), "{error} in {end} bytes");
+        assert!(C::offset(&error).is_some_and(|offset| offset <= end), "{error} in {end} bytes");
     }
     for byte in 0..bytes.len() {
         for bit in 0..8 {
@@ -109,7 +112,7 @@ fn survives_damage<C: Codec>(record: &Record) {
         match C::decode::<Record>(&longer) {
             // The rest is white space after JSON.
             Ok(_) => assert!(more.is_ascii_whitespace()),
-            Err(error) => assert_eq!(C::place(&error), Some(bytes.len()), "{error}"),
+            Err(error) => assert_eq!(C::offset(&error), Some(bytes.len()), "{error}"),
         }
     }
 }
@@ -149,7 +152,7 @@ proptest! {
         let _ = (Json::decode::<Record>(&bytes), Json::decode::<serde_json::Value>(&bytes));
         decodes_or_says_where_for_any_type::<MessagePack>(&bytes);
         decodes_or_says_where_for_any_type::<Postcard>(&bytes);
-        note_or_place(&bytes);
+        note_or_offset(&bytes);
     }
 }
 
@@ -168,17 +171,17 @@ proptest! {
         let bytes = protobuf::to_bytes(&note).unwrap();
         for end in 0..bytes.len() {
             // Bytes that end between two fields are a message.
-            if let Some(torn) = note_or_place(&bytes.slice(..end)) {
+            if let Some(torn) = note_or_offset(&bytes.slice(..end)) {
                 prop_assert!(protobuf::to_bytes(&torn).unwrap().len() <= bytes.len());
             }
         }
         for byte in 0..bytes.len() {
             for bit in 0..8 {
-                note_or_place(&with(&bytes, |bytes| bytes[byte] ^= 1 << bit));
+                note_or_offset(&with(&bytes, |bytes| bytes[byte] ^= 1 << bit));
             }
         }
         for more in 0..=u8::MAX {
-            prop_assert_eq!(note_or_place(&with(&bytes, |bytes| bytes.push(more))), None);
+            prop_assert_eq!(note_or_offset(&with(&bytes, |bytes| bytes.push(more))), None);
         }
     }
 }
@@ -268,7 +271,7 @@ struct More {
 
 /// Older code reads values of newer code, and vice versa.
 #[test]
-fn fields_can_be_added_and_taken_away() {
+fn fields_can_be_added_and_removed() {
     let before = Before { url: "x".to_owned(), port: 7 };
     let after = After {
         retries: Some(3),

@@ -76,7 +76,7 @@ fn quotes_nothing<C: Codec>(manner: u8, secret: &str, number: u64) {
     let around = Around { before: vec![1], quoted: (manner, secret, number), after: None };
     let bytes = C::encode(&around).unwrap();
     let error = C::decode::<Around<Quotes>>(&bytes).unwrap_err();
-    assert!(C::place(&error).is_some(), "{error}");
+    assert!(C::offset(&error).is_some(), "{error}");
     let hides = |text: &str| !text.contains(secret) && !text.contains(&number.to_string());
     let text = shown(&error);
     assert!(hides(&text), "{manner}: {text}");

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken};
 
-/// A way to break the guarantees. A place is a checkpoint. From `ForgetsAll` to `OpensOnce` the
-/// fault shows when the storage is reopened.
+/// A way to break the guarantees. From `ForgetsAll` to `OpensOnce` the fault shows when the
+/// storage is reopened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     None,
@@ -69,19 +69,19 @@ pub(crate) enum Fault {
     ShortKeys,
     IgnoresCase,
 
-    KeepsPlace,
-    FirstPlace,
-    PlacesNeverGoBack,
-    PlacesWithoutScope,
-    NoPlace,
+    KeepsCheckpoint,
+    FirstCheckpoint,
+    CheckpointsNeverGoBack,
+    CheckpointsWithoutScope,
+    NoCheckpoint,
 
     ForgetsAll,
-    ForgetsPlace,
-    ForgetsLastPlace,
+    ForgetsCheckpoint,
+    ForgetsLastCheckpoint,
     ForgetsDeletions,
     ForgetsLastCommit,
     /// A checkpoint is present when it is reopened, although the last commit was without one.
-    FindsPlaceAgain,
+    FindsCheckpointAgain,
     LosesOneAtOpening,
     /// Reopening it twice in a row loses everything.
     OpensOnce,
@@ -97,7 +97,7 @@ pub(crate) struct Content {
     entries: BTreeMap<Key, KvEntry>,
     deleted: BTreeMap<Key, KvEntry>,
     checkpoint: Option<Checkpoint>,
-    last_place: Option<Checkpoint>,
+    last_checkpoint: Option<Checkpoint>,
     before: Option<Box<Content>>,
     has_committed: bool,
     openings_in_a_row: u32,
@@ -260,13 +260,13 @@ impl Broken {
         changes
     }
 
-    fn next_place(&self, checkpoint: Option<&Checkpoint>) -> Option<Checkpoint> {
+    fn next_checkpoint(&self, checkpoint: Option<&Checkpoint>) -> Option<Checkpoint> {
         let before = self.content.checkpoint;
         let checkpoint = checkpoint.copied();
         match self.fault {
-            Fault::KeepsPlace => checkpoint.or(before),
-            Fault::FirstPlace => before.or(checkpoint),
-            Fault::PlacesNeverGoBack => match (before, checkpoint) {
+            Fault::KeepsCheckpoint => checkpoint.or(before),
+            Fault::FirstCheckpoint => before.or(checkpoint),
+            Fault::CheckpointsNeverGoBack => match (before, checkpoint) {
                 (Some(before), Some(checkpoint))
                     if checkpoint.cursor().position() < before.cursor().position() =>
                 {
@@ -274,12 +274,12 @@ impl Broken {
                 }
                 _ => checkpoint,
             },
-            Fault::PlacesWithoutScope => checkpoint.map(|checkpoint| {
+            Fault::CheckpointsWithoutScope => checkpoint.map(|checkpoint| {
                 let mut bytes = checkpoint.to_bytes();
                 bytes[Checkpoint::LEN - 16..].fill(0);
                 Checkpoint::from_bytes(&bytes).unwrap()
             }),
-            Fault::NoPlace => None,
+            Fault::NoCheckpoint => None,
             _ => checkpoint,
         }
     }
@@ -299,8 +299,8 @@ fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
     match fault {
         Fault::ForgetsAll => content = Content::default(),
         Fault::OpensOnce if content.openings_in_a_row > 1 => content = Content::default(),
-        Fault::ForgetsPlace => content.checkpoint = None,
-        Fault::ForgetsLastPlace => {
+        Fault::ForgetsCheckpoint => content.checkpoint = None,
+        Fault::ForgetsLastCheckpoint => {
             content.checkpoint = content.before.as_ref().and_then(|before| before.checkpoint)
         }
         Fault::ForgetsDeletions => content.entries.append(&mut content.deleted),
@@ -311,7 +311,9 @@ fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
                 content.checkpoint = checkpoint;
             }
         }
-        Fault::FindsPlaceAgain => content.checkpoint = content.checkpoint.or(content.last_place),
+        Fault::FindsCheckpointAgain => {
+            content.checkpoint = content.checkpoint.or(content.last_checkpoint);
+        }
         Fault::LosesOneAtOpening => drop(content.entries.pop_last()),
         _ => {}
     }
@@ -394,8 +396,8 @@ impl ReplicaStorage for Broken {
                 _ => {}
             }
         }
-        self.content.checkpoint = self.next_place(checkpoint);
-        self.content.last_place = self.content.checkpoint.or(self.content.last_place);
+        self.content.checkpoint = self.next_checkpoint(checkpoint);
+        self.content.last_checkpoint = self.content.checkpoint.or(self.content.last_checkpoint);
         self.content.before = Some(Box::new(before));
         self.content.has_committed = true;
         self.content.openings_in_a_row = 0;

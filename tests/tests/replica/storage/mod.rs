@@ -81,7 +81,7 @@ async fn storage_in_redb_passes_with_other_options() {
             suite = suite.only(check.name);
         }
         let report = suite
-            .only("large_values_are_taken")
+            .only("large_values_are_accepted")
             .only("random_histories_end_as_in_a_map")
             .run()
             .await;

@@ -9,7 +9,7 @@ use shizuku_kv_tests::{NatsServer, rerun};
 use super::{SECRET, shown};
 
 #[tokio::test]
-async fn unknown_scheme_is_told_the_known_ones() {
+async fn unknown_scheme_error_lists_the_known_ones() {
     for url in [
         "http://app:hunter2@host",
         "https://app:hunter2@host:4222/bucket",

@@ -32,10 +32,10 @@ pub(crate) enum Next {
 
 /// Keys that a watch has to deliver before it has caught up.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Owed {
+pub(crate) enum PendingKeys {
     /// All of these keys.
-    Known(BTreeSet<Key>),
-    /// The owed keys up to this key, in the order of keys. `None` if the search has not begun.
+    All(BTreeSet<Key>),
+    /// The pending keys up to this key, in the order of keys. `None` if the search has not begun.
     UpTo(Option<Key>, BTreeSet<Key>),
 }
 
@@ -95,17 +95,21 @@ impl Log {
     /// entry a reader at `position` has not reached yet. If more than [`WALK`] entries follow
     /// `position`, returns no key yet, and [`superseded_more`](Self::superseded_more) finds the
     /// keys.
-    pub(crate) fn superseded(&self, start: u64, position: u64, selector: &Selector) -> Owed {
+    pub(crate) fn superseded(&self, start: u64, position: u64, selector: &Selector) -> PendingKeys {
         let is_superseded = |key: &&Key| self.is_superseded(key, start, position);
         if let Some(key) = selector.only_key() {
-            return Owed::Known(std::iter::once(key).filter(is_superseded).cloned().collect());
+            return PendingKeys::All(std::iter::once(key).filter(is_superseded).cloned().collect());
         }
         let mut to_come =
             self.order.range((Bound::Excluded(position), Bound::Unbounded)).map(|(_, key)| key);
         let first =
             to_come.by_ref().take(WALK).filter(|key| selector.contains(key)).filter(is_superseded);
-        let owed = first.cloned().collect();
-        if to_come.next().is_none() { Owed::Known(owed) } else { Owed::UpTo(None, BTreeSet::new()) }
+        let pending = first.cloned().collect();
+        if to_come.next().is_none() {
+            PendingKeys::All(pending)
+        } else {
+            PendingKeys::UpTo(None, BTreeSet::new())
+        }
     }
 
     /// Adds more of the keys of [`superseded`](Self::superseded), for the same reader at the same
@@ -120,20 +124,20 @@ impl Log {
         position: u64,
         selector: &Selector,
         after: Option<&Key>,
-        mut owed: BTreeSet<Key>,
-    ) -> Owed {
+        mut pending: BTreeSet<Key>,
+    ) -> PendingKeys {
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_str()));
         let mut last: Option<&Key> = None;
         for (walked, key) in self.sorted.range::<str, _>((from, Bound::Unbounded)).enumerate() {
             if walked == WALK {
-                return Owed::UpTo(last.cloned(), owed);
+                return PendingKeys::UpTo(last.cloned(), pending);
             }
             last = Some(key);
             if selector.contains(key) && self.is_superseded(key, start, position) {
-                owed.insert(key.clone());
+                pending.insert(key.clone());
             }
         }
-        Owed::Known(owed)
+        PendingKeys::All(pending)
     }
 
     fn is_superseded(&self, key: &str, start: u64, position: u64) -> bool {

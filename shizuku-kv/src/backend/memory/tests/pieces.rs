@@ -141,13 +141,13 @@ async fn catching_up_with_many_rewritten_keys_lets_other_tasks_run() {
     let turns = bystander();
     assert_eq!(next(&mut watch).await, "k.00000=2");
     assert!(turns.swap(0, Ordering::Relaxed) >= 9);
-    // The key moves to the end, and is still owed.
+    // The key moves to the end, and is still pending.
     store.put(key(7), "4").await.unwrap();
     let rest: Vec<String> = ready(&mut watch).await;
     let caught_up = rest.iter().position(|shown| shown == "caught up").unwrap();
-    let place = |wanted: &str| rest.iter().position(|shown| shown == wanted).unwrap();
-    assert!(place("k.00007=4") < caught_up);
-    assert!(place(&format!("{}=2", key(count - 1))) < caught_up);
+    let index = |wanted: &str| rest.iter().position(|shown| shown == wanted).unwrap();
+    assert!(index("k.00007=4") < caught_up);
+    assert!(index(&format!("{}=2", key(count - 1))) < caught_up);
     assert_eq!(rest.len(), count + 1);
 }
 
@@ -222,5 +222,5 @@ async fn work_in_pieces_yields_between_them() {
     }
     YIELDS.set(0);
     assert_eq!(next(&mut watch).await, format!("{}=2", key(count - 1)));
-    assert!(YIELDS.take() >= 3, "search for the owed keys");
+    assert!(YIELDS.take() >= 3, "search for the pending keys");
 }

@@ -107,7 +107,7 @@ async fn cursor_before_a_gap_is_rejected() {
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, "caught up");
     let empty = watch.cursor().unwrap();
-    let refused = async |cursor| {
+    let rejected = async |cursor| {
         let now = connection.store("test").await.unwrap();
         reason(now.watch_from(WatchScope::All, cursor).await.unwrap_err())
     };
@@ -117,13 +117,13 @@ async fn cursor_before_a_gap_is_rejected() {
     assert_eq!(ready(&mut watch).await, ["a=1", "b=2"]);
     let second = watch.cursor().unwrap();
     store.put("a", "3").await.unwrap();
-    assert!(refused(empty).await.contains("no longer holds"));
+    assert!(rejected(empty).await.contains("no longer holds"));
     let ahead = WatchCursor::new(*second.incarnation(), 4, second.as_of());
-    assert!(refused(ahead).await.contains("ahead"));
+    assert!(rejected(ahead).await.contains("ahead"));
 
     store.delete("a").await.unwrap();
     advance(MARKER_TTL).await;
-    assert!(refused(second).await.contains("forgotten"));
+    assert!(rejected(second).await.contains("forgotten"));
     // A watch that stays at this position has the same gap.
     let ended = timeout(SECOND, watch.next()).await.unwrap().unwrap();
     assert!(reason(ended.unwrap_err()).contains("forgotten"));
@@ -131,7 +131,7 @@ async fn cursor_before_a_gap_is_rejected() {
 
     connection.delete_store("test").await.unwrap();
     connection.store("test").await.unwrap();
-    assert!(refused(empty).await.contains("another store"));
+    assert!(rejected(empty).await.contains("another store"));
     let other = connection.store("other").await.unwrap();
     assert!(
         reason(other.watch_from(WatchScope::All, empty).await.unwrap_err())

@@ -27,14 +27,14 @@ impl NatsWatch {
     pub(super) async fn receive(
         &mut self,
         mut message: Message,
-        place: &DeliveryInfo,
+        delivery: &DeliveryInfo,
     ) -> KvResult<Option<Item>> {
         let State::Reading(consumer) = &mut self.state else { return Ok(None) };
         (self.quiet, self.missing) = (0, false);
         let complete = match &mut self.state_sync {
             Some(state) => {
                 let deadline = Deadline::after(HEARTBEAT);
-                state.receive(&message.subject, place, consumer, deadline).await
+                state.receive(&message.subject, delivery, consumer, deadline).await
             }
             None => false,
         };
@@ -49,7 +49,7 @@ impl NatsWatch {
         } else if !complete {
             self.leave_behind(false);
         }
-        let behind = self.behind(place, &now);
+        let behind = self.behind(delivery, &now);
         if behind >= SHORTEST_TTL {
             self.learn(&now).await;
         }
@@ -64,11 +64,11 @@ impl NatsWatch {
         if life.is_some_and(|life| behind >= life) {
             return Err(self.expired(Expiry::TombstonesForgotten));
         }
-        let delivered = delivered(&mut message, place, &self.core.bucket.prefix);
+        let delivered = delivered(&mut message, delivery, &self.core.bucket.prefix);
         let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
-        self.last.get_or_insert_default().remember(&message.subject, place.into(), is_deletion);
+        self.last.get_or_insert_default().remember(&message.subject, delivery.into(), is_deletion);
         let update = delivered.and_then(|message| self.news(message));
-        Ok(self.advance(update, place, complete))
+        Ok(self.advance(update, delivery, complete))
     }
 
     /// Records a heartbeat.
@@ -149,7 +149,7 @@ impl NatsWatch {
 
     /// Returns the delay of this message: the time since it was stored, or since the watch last
     /// received a fresh message, whichever is shorter.
-    fn behind(&self, place: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
+    fn behind(&self, delivery: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
         let unheard = now.since(&self.current);
         if unheard < SHORTEST_LIFE {
             return unheard;
@@ -157,7 +157,7 @@ impl NatsWatch {
         // The age of the message by the server's clock, which is extrapolated from the last start.
         let age = self
             .clock
-            .and_then(|(then, at)| (then + now.since(&at)).duration_since(place.time()).ok());
+            .and_then(|(then, at)| (then + now.since(&at)).duration_since(delivery.time()).ok());
         age.unwrap_or_default().min(unheard)
     }
 
@@ -177,10 +177,10 @@ impl NatsWatch {
     fn advance(
         &mut self,
         update: Option<KvUpdate>,
-        place: &DeliveryInfo,
+        delivery: &DeliveryInfo,
         complete: bool,
     ) -> Option<Item> {
-        (self.position, self.as_of) = (place.stream_sequence, place.time());
+        (self.position, self.as_of) = (delivery.stream_sequence, delivery.time());
         self.from_state = false;
         self.is_marker_due = complete;
         update.map(|update| (update, self.cursor()))

@@ -32,7 +32,7 @@ impl NatsWatch {
         {
             return Ok(consumer);
         }
-        self.start_after_look(deadline).await
+        self.start_after_info(deadline).await
     }
 
     /// Returns whether the consumer can be created before the stream information is read.
@@ -71,57 +71,57 @@ impl NatsWatch {
         let Ok(mut consumer) = self.create(&spec, deadline).await? else { return Ok(None) };
         // The messages arrive while the stream information is read.
         consumer.request_first().await;
-        let look = core.info(OPERATION, deadline);
-        let look = consumer.while_connected(OPERATION, look).await?;
-        if look.incarnation(&core.bucket.stream) != known.incarnation {
+        let info = core.info(OPERATION, deadline);
+        let info = consumer.while_connected(OPERATION, info).await?;
+        if info.incarnation(&core.bucket.stream) != known.incarnation {
             return Ok(None);
         }
-        self.check(&look, false, false)?;
+        self.check(&info, false, false)?;
         self.count_keys(&consumer);
-        let lag = consumer.lag_before(&look, sent.elapsed());
-        let is_unchanged = known.end == look.last_sequence() && known.end_time == look.last_time();
-        self.set_floor(&look, is_unchanged && lag == Lag::None);
-        let mut state = self.level_state(&spec, &look);
-        state.begin_key(lag, &look);
+        let lag = consumer.lag_before(&info, sent.elapsed());
+        let is_unchanged = known.end == info.last_sequence() && known.end_time == info.last_time();
+        self.set_floor(&info, is_unchanged && lag == Lag::None);
+        let mut state = self.level_state(&spec, &info);
+        state.begin_key(lag, &info);
         self.sync_state(state, &consumer, None, deadline).await?;
-        self.started(&look);
+        self.started(&info);
         Ok(Some(consumer))
     }
 
     /// Reads the stream information, then creates a consumer at the position of the watch.
-    async fn start_after_look(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
+    async fn start_after_info(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
         let by_name = few_keys(&self.scope).filter(|_| self.from_state);
-        let mut look = core.info(OPERATION, deadline).await?;
+        let mut info = core.info(OPERATION, deadline).await?;
         // A server that was restored without some acknowledged messages assigns their sequences
         // again. This watch may have delivered other messages with these sequences.
         let (mut rewritten, mut is_gone) = (false, false);
-        if !self.from_state && (1..=look.last_sequence()).contains(&self.position) {
+        if !self.from_state && (1..=info.last_sequence()).contains(&self.position) {
             let found =
                 leader::message_at(&core, OPERATION, self.position, &self.filters, deadline)
                     .await?;
             rewritten = matches!(found, MessageAt::Time(time) if time != self.as_of)
                 || self.is_set_back(deadline).await?;
             let was_gone =
-                look.last_time() > SystemTime::UNIX_EPOCH && self.as_of > look.last_time();
+                info.last_time() > SystemTime::UNIX_EPOCH && self.as_of > info.last_time();
             is_gone = found == MessageAt::Gone && !was_gone;
-            if is_gone && self.position == look.last_sequence() {
+            if is_gone && self.position == info.last_sequence() {
                 // A write between the two requests may have superseded the message.
-                look = core.info(OPERATION, deadline).await?;
+                info = core.info(OPERATION, deadline).await?;
             }
         }
-        self.check(&look, rewritten, is_gone)?;
-        let life = look.settings().tombstone_life;
+        self.check(&info, rewritten, is_gone)?;
+        let life = info.settings().tombstone_life;
         let start = match (self.from_state, &by_name) {
             (true, None) => Start::LastPerSubject,
-            (true, Some(_)) => Start::Sequence(look.last_sequence() + 1),
+            (true, Some(_)) => Start::Sequence(info.last_sequence() + 1),
             (false, _) => Start::Sequence(self.position + 1),
         };
-        let spec = self.spec(start, &look.settings());
+        let spec = self.spec(start, &info.settings());
         let read = async {
             // The consumer delivers the messages that were written after the stream information.
             let Some(keys) = by_name else { return Ok(None) };
-            core.many_as_of(OPERATION, keys, look.last_sequence(), deadline).await.map(Some)
+            core.many_as_of(OPERATION, keys, info.last_sequence(), deadline).await.map(Some)
         };
         let (created, read) = tokio::try_join!(self.create(&spec, deadline), read)?;
         let mut consumer =
@@ -143,14 +143,14 @@ impl NatsWatch {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
-        self.set_floor(&look, true);
-        let owed = read.map(|read| self.read_by_name(read, &look));
+        self.set_floor(&info, true);
+        let outstanding = read.map(|read| self.read_by_name(read, &info));
         if !self.caught_up {
-            let mut state = self.level_state(&spec, &look);
-            state.begin(&consumer, spec.start, &look);
-            self.sync_state(state, &consumer, owed, deadline).await?;
+            let mut state = self.level_state(&spec, &info);
+            state.begin(&consumer, spec.start, &info);
+            self.sync_state(state, &consumer, outstanding, deadline).await?;
         }
-        self.started(&look);
+        self.started(&info);
         Ok(consumer)
     }
 
@@ -169,13 +169,11 @@ impl NatsWatch {
         spec: &Spec,
         deadline: Deadline,
     ) -> KvResult<Result<OrderedConsumer, ApiError>> {
-        // The name stays the same until the consumer exists, so that a creation whose answer was
-        // lost leaves one consumer, not two.
+        // The server may execute the deletion after a failed creation later than the next creation.
         let name = format!("shizuku-{}-{}", self.id, self.consumers);
+        self.consumers += 1;
         let link = Arc::clone(&self.core.link);
-        let created = OrderedConsumer::create(link, OPERATION, spec, name, deadline).await?;
-        self.consumers += u64::from(created.is_ok());
-        Ok(created)
+        OrderedConsumer::create(link, OPERATION, spec, name, deadline).await
     }
 
     /// Adopts the number of keys that the consumer delivers first. From here on, a purge of one of
@@ -186,13 +184,13 @@ impl NatsWatch {
 
     /// Records the end of the stream, unless the watch has delivered something since the first
     /// record.
-    fn set_floor(&mut self, look: &StreamInfo, is_covered: bool) {
+    fn set_floor(&mut self, info: &StreamInfo, is_covered: bool) {
         if self.from_state || self.floor.is_none() {
             self.floor = Some(Floor {
-                sequence: look.last_sequence(),
-                time: look.last_time(),
-                told: look.now(),
-                is_empty: look.messages() == 0,
+                sequence: info.last_sequence(),
+                time: info.last_time(),
+                told: info.now(),
+                is_empty: info.messages() == 0,
                 is_covered,
             });
         }
@@ -200,25 +198,25 @@ impl NatsWatch {
 
     /// Returns the state of the last consumer if that consumer was level with the leader, otherwise
     /// a new state. Messages of a replica that may be behind prove nothing after their position.
-    fn level_state(&mut self, spec: &Spec, look: &StreamInfo) -> StateSync {
+    fn level_state(&mut self, spec: &Spec, info: &StreamInfo) -> StateSync {
         self.state_sync.take().filter(StateSync::is_level).unwrap_or_else(|| {
-            StateSync::new(Arc::clone(&self.core), OPERATION, spec, look.last_sequence())
+            StateSync::new(Arc::clone(&self.core), OPERATION, spec, info.last_sequence())
         })
     }
 
-    /// Queues the caught-up marker if the state is complete already. `owed` has the subjects that a
-    /// read by name left to the consumer.
+    /// Queues the caught-up marker if the state is complete already. `outstanding` has the subjects
+    /// that a read by name left to the consumer.
     async fn sync_state(
         &mut self,
         state: StateSync,
         consumer: &OrderedConsumer,
-        owed: Option<HashSet<String>>,
+        outstanding: Option<HashSet<String>>,
         deadline: Deadline,
     ) -> KvResult<()> {
         let position = self.position;
         let state = self.state_sync.insert(state);
-        let is_complete = match owed {
-            Some(owed) => state.was_read(owed),
+        let is_complete = match outstanding {
+            Some(outstanding) => state.was_read(outstanding),
             // No message was waiting, so that the consumer may never deliver one.
             None if consumer.pending_at_start == 0 => state.is_empty(position, deadline).await?,
             None => false,
@@ -229,28 +227,28 @@ impl NatsWatch {
 
     /// Records that the watch reads from a consumer that was created close to this stream
     /// information.
-    fn started(&mut self, look: &StreamInfo) {
+    fn started(&mut self, info: &StreamInfo) {
         // With one message for each subject, the server reads the stream in order and has no list.
         self.has_list = self.core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
-        self.life = look.settings().tombstone_life;
+        self.life = info.settings().tombstone_life;
         self.unasked = Duration::ZERO;
         self.current = SuspendAwareInstant::now();
-        self.clock = Some((look.now(), SuspendAwareInstant::now()));
+        self.clock = Some((info.now(), SuspendAwareInstant::now()));
     }
 
     /// Adopts a state that was read by name, up to the last sequence in the stream information.
     /// Returns the subjects that have a newer message.
-    fn read_by_name(&mut self, mut read: Vec<StreamMessage>, look: &StreamInfo) -> HashSet<String> {
-        let end = look.last_sequence();
+    fn read_by_name(&mut self, mut read: Vec<StreamMessage>, info: &StreamInfo) -> HashSet<String> {
+        let end = info.last_sequence();
         let later = read.extract_if(.., |message| message.sequence > end);
-        let owed = later.map(|message| self.core.subject(&message.key)).collect();
+        let outstanding = later.map(|message| self.core.subject(&message.key)).collect();
         read.sort_unstable_by_key(|message| Reverse(message.sequence));
         self.initial = read;
         self.position = end;
-        self.as_of = if look.messages() == 0 { look.now() } else { look.last_time() };
+        self.as_of = if info.messages() == 0 { info.now() } else { info.last_time() };
         self.from_state = false;
-        owed
+        outstanding
     }
 
     /// Checks that the watch can resume without a gap.
@@ -264,7 +262,7 @@ impl NatsWatch {
         let age = info.now().duration_since(self.as_of).unwrap_or_default();
         let heard = self.current.elapsed().max(self.unasked);
         let age = if self.unchecked_cursor { age } else { age.min(heard) };
-        let standing = CursorState {
+        let cursor = CursorState {
             same_incarnation: self.incarnation == Some(found),
             position: self.position,
             rewritten,
@@ -287,7 +285,7 @@ impl NatsWatch {
             cursors_from: settings.cursors_from.max(known.cursors_from),
             tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
         };
-        if let Some(expiry) = expiry(&standing, &stream) {
+        if let Some(expiry) = expiry(&cursor, &stream) {
             return Err(self.expired(expiry));
         }
         if self.from_state {

@@ -46,10 +46,10 @@ fn length_that_is_not_known_beforehand_is_rejected() {
     struct Inner {
         secret: &'static str,
     }
-    let refused =
+    let rejected =
         to_bytes(&Outer { inner: Inner { secret: SECRET } }).map_err(|error| error.to_string());
     assert_eq!(
-        refused,
+        rejected,
         Err("the type does not know the length of a part beforehand, which postcard needs"
             .to_owned())
     );

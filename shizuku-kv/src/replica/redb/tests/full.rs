@@ -45,10 +45,10 @@ fn commit_is_repeated_after_a_full_disk() {
         disk.mend();
         // Either both are there or neither is. The outcome of the last step of a commit may be
         // known only now.
-        let place_then = storage.checkpoint().unwrap();
+        let checkpoint_then = storage.checkpoint().unwrap();
         assert!(
-            place_then == Some(checkpoint(2)) && content(&reader) == before
-                || place_then == Some(checkpoint(3))
+            checkpoint_then == Some(checkpoint(2)) && content(&reader) == before
+                || checkpoint_then == Some(checkpoint(3))
         );
         storage.commit(&batch(3), Some(&checkpoint(3))).unwrap();
         assert_eq!(storage.checkpoint().unwrap(), Some(checkpoint(3)));
@@ -160,6 +160,6 @@ fn file_deleted_while_the_disk_was_full_is_not_used_again() {
     disk.mend();
     let again = storage.commit(&batch(2), Some(&checkpoint(2)));
     let found = (storage.checkpoint().ok().flatten(), storage.reader().len().ok());
-    assert!(again.is_err(), "kept: {found:?}: the place covers 21 keys that are gone");
+    assert!(again.is_err(), "kept: {found:?}: the checkpoint covers 21 keys that are gone");
     assert!(!again.unwrap_err().is_retryable());
 }

@@ -7,7 +7,7 @@ use std::fs;
 use super::super::database::FORMAT;
 use crate::local_file::FileId;
 
-fn refusal(result: Result<RedbStorage, StorageError>, path: &Path) -> StorageError {
+fn rejection(result: Result<RedbStorage, StorageError>, path: &Path) -> StorageError {
     let error = result.unwrap_err();
     is_in_order(&error, path);
     error
@@ -24,7 +24,7 @@ async fn second_opening_is_rejected_until_the_first_is_dropped() {
     let link = directory.path().join("link");
     fs::hard_link(&path, &link).unwrap();
     for path in [&path, &link] {
-        let error = refusal(RedbStorage::open(path, RedbOptions::new()).await, path);
+        let error = rejection(RedbStorage::open(path, RedbOptions::new()).await, path);
         assert!(error.is_retryable(), "{error}");
         assert!(error.to_string().contains("open already"), "{error}");
     }
@@ -38,7 +38,7 @@ async fn foreign_file_is_rejected_and_left_alone() {
     let path = directory.path().join("notes.txt");
     for content in ["short".to_owned(), "a text ".repeat(10_000), "\0".repeat(5000)] {
         fs::write(&path, &content).unwrap();
-        let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+        let error = rejection(RedbStorage::open(&path, RedbOptions::new()).await, &path);
         assert!(!error.is_retryable() && error.to_string().contains("no redb database"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }
@@ -54,7 +54,7 @@ async fn foreign_database_is_rejected_and_left_alone() {
     transaction.open_table(OTHER).unwrap().insert("key", 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+    let error = rejection(RedbStorage::open(&path, RedbOptions::new()).await, &path);
     assert!(!error.is_retryable() && error.to_string().contains("something else"), "{error}");
     let database = ::redb::Database::open(&path).unwrap();
     assert_eq!(database.begin_read().unwrap().list_tables().unwrap().count(), 1);
@@ -77,7 +77,7 @@ async fn unknown_format_is_rejected() {
         transaction.commit().unwrap();
         let copy = directory.path().join("copy.redb");
         fs::copy(&path, &copy).unwrap();
-        let error = refusal(RedbStorage::open(&copy, RedbOptions::new()).await, &copy);
+        let error = rejection(RedbStorage::open(&copy, RedbOptions::new()).await, &copy);
         assert!(!error.is_retryable() && error.to_string().contains(says), "{error}");
     }
 }
@@ -86,7 +86,7 @@ async fn unknown_format_is_rejected() {
 async fn path_without_a_directory_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path().join("absent/replica.redb"), directory.path().to_owned()] {
-        let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+        let error = rejection(RedbStorage::open(&path, RedbOptions::new()).await, &path);
         assert!(!error.is_retryable(), "{error}");
     }
 }
@@ -119,7 +119,7 @@ async fn path_of_no_regular_file_is_left_alone() {
         ("socket", "a socket"),
         ("dangling", "a symbolic link to a file"),
     ] {
-        let error = refusal(RedbStorage::open(at(name), RedbOptions::new()).await, &at(name));
+        let error = rejection(RedbStorage::open(at(name), RedbOptions::new()).await, &at(name));
         assert!(!error.is_retryable() && error.to_string().contains(what), "{error}");
     }
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
@@ -205,10 +205,10 @@ async fn changed_byte_of_a_value_is_damage() {
     let bytes = fs::read(&path).unwrap();
     let found =
         bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes());
-    let places = found.map(|(index, _)| index).collect::<Vec<_>>();
-    assert!(places.len() >= 2);
+    let offsets = found.map(|(offset, _)| offset).collect::<Vec<_>>();
+    assert!(offsets.len() >= 2);
     let mut damaged = bytes.clone();
-    places.iter().for_each(|checkpoint| damaged[*checkpoint] ^= 0x20);
+    offsets.iter().for_each(|offset| damaged[*offset] ^= 0x20);
     fs::write(&path, &damaged).unwrap();
     let storage = open(&path).await;
     let reader = storage.reader();
@@ -230,7 +230,9 @@ async fn changed_byte_of_a_value_is_damage() {
     assert_eq!(reader.scan("").unwrap().count(), 1, "an error ends a scan");
     drop(storage);
     fs::write(&path, &damaged).unwrap();
-    let error =
-        refusal(RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await, &path);
+    let error = rejection(
+        RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await,
+        &path,
+    );
     assert!(error.to_string().contains("is damaged"), "{error}");
 }

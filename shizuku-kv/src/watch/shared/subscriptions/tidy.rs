@@ -123,12 +123,12 @@ impl Subscriptions {
         for (id, upstream) in
             sound().filter(|(_, upstream)| upstream.incarnation() == newest.incarnation())
         {
-            let place = match upstream.keys.len() {
+            let list = match upstream.keys.len() {
                 _ if !upstream.is_exact() => &mut wide,
                 keys if keys <= SMALL => &mut small,
                 _ => &mut full,
             };
-            place.push((upstream.keys.len(), *id));
+            list.push((upstream.keys.len(), *id));
         }
         small.sort_unstable();
         let ids = |upstreams: &[(usize, UpstreamId)]| {

@@ -86,8 +86,8 @@ async fn a_process_with_a_replica() {
         if random.once_in(20) {
             return std::future::ready(Err("it does not always work"));
         }
-        let repaired = monitor.progress().repairs > 0;
-        note(&journal::written(&batch, repaired));
+        let resynced = monitor.progress().resyncs > 0;
+        note(&journal::written(&batch, resynced));
         std::future::ready(Ok(()))
     };
     let ended = replica.run(apply).await;

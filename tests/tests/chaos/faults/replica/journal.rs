@@ -19,7 +19,7 @@ pub(super) struct Copy {
 }
 
 /// Returns a batch as text: a line for each update, and a final line, without which it is invalid.
-pub(super) fn written(batch: &Batch, repaired: bool) -> String {
+pub(super) fn written(batch: &Batch, resynced: bool) -> String {
     let mut text = String::new();
     for update in batch.updates() {
         let (sign, entry) = match update {
@@ -32,7 +32,7 @@ pub(super) fn written(batch: &Batch, repaired: bool) -> String {
     }
     let cursor =
         batch.cursor().map_or_else(|| "-".to_owned(), |cursor| cursor.position().to_string());
-    writeln!(text, "end {cursor} {repaired}").expect("text");
+    writeln!(text, "end {cursor} {resynced}").expect("text");
     text
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Journal {
 pub(super) struct Run {
     pub(super) batches: Vec<Applied>,
     /// True if the replica resynced.
-    pub(super) repaired: bool,
+    pub(super) resynced: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -81,10 +81,10 @@ impl Run {
         for line in text.lines() {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["run"] => batch = Applied::default(),
-                ["end", cursor, repaired] => {
+                ["end", cursor, resynced] => {
                     batch.cursor = cursor.parse().ok();
                     run.batches.push(std::mem::take(&mut batch));
-                    run.repaired |= repaired == "true";
+                    run.resynced |= resynced == "true";
                 }
                 [sign @ ("+" | "-"), key, version] => {
                     // The kill can have truncated the last line. No final line follows then.
@@ -125,7 +125,7 @@ impl Run {
         if *found != copy && Some(found) != previous.as_ref() {
             return Err("the log is not what was applied".to_owned());
         }
-        let Some(from) = before.cursor.filter(|_| !self.repaired) else { return Ok(()) };
+        let Some(from) = before.cursor.filter(|_| !self.resynced) else { return Ok(()) };
         let mut versions: Vec<_> = self
             .batches
             .iter()
@@ -191,8 +191,8 @@ mod tests {
         let found = copy(&[("a", 5), ("b", 6), ("c", 8)], Some(9));
         let again = "run\n+ b 6\n+ c 8\nend 9 false\n";
         assert!(Run::parse(again).explains(&before, &found).is_err());
-        let repaired = "run\n+ b 6\n+ c 8\nend 9 true\n";
-        assert!(Run::parse(repaired).explains(&before, &found).is_ok());
+        let resynced = "run\n+ b 6\n+ c 8\nend 9 true\n";
+        assert!(Run::parse(resynced).explains(&before, &found).is_ok());
         let twice = "run\n+ c 8\nend 8 false\n+ c 8\nend 9 false\n";
         assert!(Run::parse(twice).explains(&before, &found).is_err());
     }

@@ -20,12 +20,12 @@ impl BrokenStore {
     }
 
     /// Rejects a write before the wrapped store receives it.
-    async fn refuse(&self, key: &Key, token: FencingToken, deadline: Deadline) -> KvResult<()> {
-        let refused = |newest| Err(KvError::fenced(key.clone(), token, newest));
+    async fn reject(&self, key: &Key, token: FencingToken, deadline: Deadline) -> KvResult<()> {
+        let rejected = |newest| Err(KvError::fenced(key.clone(), token, newest));
         match self.fault {
-            Fault::FenceRefusesEqual => {
+            Fault::FenceRejectsEqual => {
                 match self.newest(key, deadline).await?.and_then(|entry| entry.fence) {
-                    Some(newest) if newest == token => refused(newest),
+                    Some(newest) if newest == token => rejected(newest),
                     _ => Ok(()),
                 }
             }
@@ -33,7 +33,7 @@ impl BrokenStore {
                 let mut memory = self.memory.lock().unwrap();
                 let newest = memory.newest_token.max(Some(token)).unwrap_or(token);
                 memory.newest_token = Some(newest);
-                if newest > token { refused(newest) } else { Ok(()) }
+                if newest > token { rejected(newest) } else { Ok(()) }
             }
             _ => Ok(()),
         }
@@ -96,7 +96,7 @@ impl BrokenStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let (key, writer) = (self.key(key)?, self.writing()?);
-        self.refuse(&key, token, deadline).await?;
+        self.reject(&key, token, deadline).await?;
         if let WriteOperation::Put(value) = write.operation {
             write.operation = WriteOperation::Put(self.value(value));
         }

@@ -65,13 +65,13 @@ pub(crate) enum Fault {
     /// `update` of an absent key creates it.
     UpdateCreates,
     /// `update` never succeeds over a tombstone.
-    UpdateRefusesTombstones,
+    UpdateRejectsTombstones,
     /// `update` reports a conflict, and writes.
     UpdateWritesAnyway,
     /// `create` does not compare.
     CreateOverwrites,
     /// `create` over a tombstone is rejected.
-    CreateRefusesTombstones,
+    CreateRejectsTombstones,
     /// `create` reads, waits, and then writes.
     CreateRaces,
     /// `create` over a tombstone swaps once, and reports the key as existing if that loses.
@@ -252,7 +252,7 @@ pub(crate) enum Fault {
     /// Older tokens are accepted.
     FenceIgnored,
     /// Equal tokens are rejected.
-    FenceRefusesEqual,
+    FenceRejectsEqual,
     /// A token rejects the writes of every key.
     FenceOfStore,
     /// A fenced deletion leaves no token.
@@ -376,7 +376,7 @@ impl Broken {
         let fault = self.fault;
         let deadline = config.operation_deadline();
         if fault == Fault::Modest {
-            self.refuse_unclaimed(&config)?;
+            self.reject_unclaimed(&config)?;
         }
         match fault {
             Fault::StoreIsFresh => {
@@ -463,7 +463,7 @@ impl Broken {
         Ok(FaultyStore::over(&store, &Arc::new(broken)))
     }
 
-    fn refuse_unclaimed(&self, config: &StoreConfig) -> KvResult<()> {
+    fn reject_unclaimed(&self, config: &StoreConfig) -> KvResult<()> {
         config.validate()?;
         let asked = config.history.is_some_and(|versions| versions > 1)
             || config.max_age.flatten().is_some()

@@ -28,8 +28,8 @@ impl BrokenStore {
     pub(super) fn key(&self, key: &Key) -> KvResult<Key> {
         match self.fault {
             Fault::IgnoresCase => Key::new(key.to_lowercase()),
-            Fault::ShortKeys if key.len() > 255 => Err(refused("it is too long")),
-            Fault::NarrowKeys if key.contains(['=', '/']) => Err(refused("its characters")),
+            Fault::ShortKeys if key.len() > 255 => Err(rejected("it is too long")),
+            Fault::NarrowKeys if key.contains(['=', '/']) => Err(rejected("its characters")),
             _ => Ok(key.clone()),
         }
     }
@@ -194,7 +194,7 @@ fn flatten(
     }))
 }
 
-fn refused(reason: &str) -> KvError {
+fn rejected(reason: &str) -> KvError {
     KvError::backend("key", reason)
 }
 

@@ -106,7 +106,7 @@ impl BrokenStore {
         match self.fault {
             Fault::Modest => Err(unsupported("create")),
             Fault::CreateOverwrites => writer.write(&key, Write::put(value), deadline).await,
-            Fault::CreateRefusesTombstones => match self.inner.entry(&key, deadline).await? {
+            Fault::CreateRejectsTombstones => match self.inner.entry(&key, deadline).await? {
                 Some(_) => Err(exists()),
                 None => writer.write(&key, Write::create(value), deadline).await,
             },
@@ -154,7 +154,7 @@ impl BrokenStore {
                 Some(entry) if !entry.is_tombstone() => swap.await,
                 _ => writer.write(&key, Write::put(value), deadline).await,
             },
-            Fault::UpdateRefusesTombstones => match self.inner.entry(&key, deadline).await? {
+            Fault::UpdateRejectsTombstones => match self.inner.entry(&key, deadline).await? {
                 Some(entry) if entry.is_tombstone() => {
                     Err(KvError::revision_mismatch(key.clone(), expected, Some(entry.version)))
                 }
@@ -327,7 +327,7 @@ impl BrokenStore {
                 return self.write_plain(key, write, deadline).await;
             }
             (Fault::TtlIgnoresVersions, _) => write.condition = WriteCondition::Any,
-            (Fault::CreateRefusesTombstones, WriteCondition::Absent)
+            (Fault::CreateRejectsTombstones, WriteCondition::Absent)
                 if self.inner.entry(key, deadline).await?.is_some() =>
             {
                 return Err(KvError::already_exists(key.clone(), None));

@@ -131,14 +131,14 @@ fn prepared_file_keeps_owner_and_mode() {
         let found = fs::metadata(path).unwrap();
         (found.uid(), found.gid(), found.mode() & 0o7777)
     };
-    let (before, place) = (rights(&path), identity(&path));
+    let (before, file) = (rights(&path), identity(&path));
     assert_eq!(before.0 == 12345, given_away);
     let (mut writer, state) = SnapshotWriter::open(&path, SnapshotOptions::new()).unwrap();
     assert!(state.entries.is_empty());
     write_one(&mut writer, 1).unwrap();
-    assert_eq!(identity(&path), place, "it is another file");
+    assert_eq!(identity(&path), file, "it is another file");
     writer.compact().unwrap();
-    assert_ne!(identity(&path), place, "it was not compacted");
+    assert_ne!(identity(&path), file, "it was not compacted");
     write_one(&mut writer, 2).unwrap();
     writer.close().unwrap();
     assert_eq!(rights(&path), before);
@@ -222,7 +222,7 @@ const CALLS: [Call; 4] = [
 ];
 
 #[test]
-fn every_call_tells_that_the_file_was_changed() {
+fn every_call_reports_the_changed_file() {
     for (number, (change, says)) in CHANGES.into_iter().enumerate() {
         for (policy, (call, after)) in
             POLICIES.into_iter().flat_map(|it| CALLS.map(|call| (it, call)))

@@ -1,5 +1,5 @@
-//! The logs of all workers, in one order. The book samples every hold at each step, and the checker
-//! of `locks::logs` judges the logs. In place of a time, a line has its position.
+//! The events of all workers, in one order. The log samples every hold at each step, and the
+//! checker of `locks::logs` judges the logs. In place of a time, a line has its position.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -28,7 +28,7 @@ impl fmt::Display for Who {
     }
 }
 
-struct Pages {
+struct Inner {
     began: Instant,
     /// The workers that hold a lock, or believe that they do. A crashed worker stays.
     holders: Vec<(Who, Guard)>,
@@ -40,11 +40,11 @@ struct Pages {
 
 /// Shared by all workers.
 #[derive(Clone)]
-pub(crate) struct Book(Arc<Mutex<Pages>>);
+pub(crate) struct EventLog(Arc<Mutex<Inner>>);
 
-impl Book {
+impl EventLog {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Pages {
+        Self(Arc::new(Mutex::new(Inner {
             began: Instant::now(),
             holders: Vec::new(),
             logs: BTreeMap::new(),
@@ -53,70 +53,70 @@ impl Book {
         })))
     }
 
-    fn pages(&self) -> MutexGuard<'_, Pages> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap()
     }
 
     pub(crate) fn note(&self, event: impl fmt::Display) {
-        self.pages().note(event);
+        self.inner().note(event);
     }
 
     /// Records a grant.
     pub(crate) fn enter(&self, who: Who, resource: &str, guard: Guard) {
-        let mut pages = self.pages();
+        let mut inner = self.inner();
         let (mode, token, held) = (word(guard.mode()), guard.token().as_u64(), guard.is_held());
-        pages.log(who, format!("asks {resource} {mode}"));
-        pages.log(who, format!("entered {resource} {mode} {token} {held} 0"));
-        pages.hold(who, guard);
+        inner.log(who, format!("asks {resource} {mode}"));
+        inner.log(who, format!("entered {resource} {mode} {token} {held} 0"));
+        inner.hold(who, guard);
     }
 
     /// Records a writer that left as a reader, under its own token.
     pub(crate) fn enter_again(&self, who: Who, guard: Guard) {
-        let mut pages = self.pages();
-        pages.log(who, format!("downgraded {}", guard.is_held()));
-        pages.hold(who, guard);
+        let mut inner = self.inner();
+        inner.log(who, format!("downgraded {}", guard.is_held()));
+        inner.hold(who, guard);
     }
 
     /// Removes a holder that is about to release.
     pub(crate) fn leave(&self, who: Who) -> Guard {
-        let mut pages = self.pages();
-        pages.check();
-        let place = pages.holders.iter().position(|(holder, _)| *holder == who);
-        let (_, guard) = pages.holders.swap_remove(place.expect("it is there"));
-        pages.log(who, format!("leaving {}", guard.is_held()));
+        let mut inner = self.inner();
+        inner.check();
+        let index = inner.holders.iter().position(|(holder, _)| *holder == who);
+        let (_, guard) = inner.holders.swap_remove(index.expect("it is there"));
+        inner.log(who, format!("leaving {}", guard.is_held()));
         guard
     }
 
     /// Records that `release` reported that the lock was held to the end.
     pub(crate) fn released(&self, who: Who) {
-        self.pages().log(who, "released".to_owned());
+        self.inner().log(who, "released".to_owned());
     }
 
     /// Returns true if a worker of this process holds a lock.
     pub(crate) fn holds(&self, process: u64) -> bool {
-        self.pages().holders.iter().any(|(who, guard)| who.process == process && guard.is_held())
+        self.inner().holders.iter().any(|(who, guard)| who.process == process && guard.is_held())
     }
 
     /// Samples all holds.
     pub(crate) fn check(&self) {
-        self.pages().check();
+        self.inner().check();
     }
 
     pub(crate) fn wrong(&self, what: String) {
-        let mut pages = self.pages();
-        pages.note(format!("WRONG: {what}"));
-        let at = pages.events.len() as u64;
-        pages.wrong.push((at, what));
+        let mut inner = self.inner();
+        inner.note(format!("WRONG: {what}"));
+        let at = inner.events.len() as u64;
+        inner.wrong.push((at, what));
     }
 
     /// Returns the first violation, with the events before it.
     pub(crate) fn violation(&self) -> Option<String> {
-        let pages = self.pages();
-        let logs: Vec<_> = pages.logs.clone().into_iter().collect();
+        let inner = self.inner();
+        let logs: Vec<_> = inner.logs.clone().into_iter().collect();
         let found = check::all(&History::of(&logs), &BTreeMap::new());
         let found = found.into_iter().map(|violation| (violation.at, violation.what));
-        let (at, what) = found.chain(pages.wrong.iter().cloned()).min()?;
-        let before = &pages.events[..pages.events.len().min(at as usize + 1)];
+        let (at, what) = found.chain(inner.wrong.iter().cloned()).min()?;
+        let before = &inner.events[..inner.events.len().min(at as usize + 1)];
         let mut text = format!("{what}. What happened before:\n");
         for event in &before[before.len().saturating_sub(TOLD)..] {
             let _ = writeln!(text, "  {event}");
@@ -125,7 +125,7 @@ impl Book {
     }
 }
 
-impl Pages {
+impl Inner {
     fn note(&mut self, event: impl fmt::Display) {
         self.events.push(format!("{:>10.3?} {event}", self.began.elapsed()));
     }
@@ -142,8 +142,8 @@ impl Pages {
     }
 
     fn check(&mut self) {
-        let looks = self.holders.iter().map(|(who, guard)| (*who, guard.is_held()));
-        for (who, held) in looks.collect::<Vec<_>>() {
+        let holds = self.holders.iter().map(|(who, guard)| (*who, guard.is_held()));
+        for (who, held) in holds.collect::<Vec<_>>() {
             self.log(who, format!("held {held}"));
         }
     }

@@ -19,7 +19,7 @@ async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Di
 }
 
 /// Starts it, and rejects its cursor. Returns the watch of the resync.
-async fn repairing(script: &mut Script, replica: Replica<Disk>) -> (Follower<Disk>, Feed) {
+async fn resyncing(script: &mut Script, replica: Replica<Disk>) -> (Follower<Disk>, Feed) {
     let follower = Follower::start(replica);
     let opening = script.opening().await;
     assert_eq!(opening.from, Some(cursor(90)));
@@ -34,7 +34,7 @@ async fn vanished_keys_come_before_marker_and_later_updates() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await;
-    let (mut follower, feed) = repairing(&mut script, replica).await;
+    let (mut follower, feed) = resyncing(&mut script, replica).await;
     // `a` is unchanged, `b` has changed, `c` is gone and comes again later, `d` was deleted, `e` is
     // new.
     feed.say(1, "a=1").all(100, &["b=2", "-d", "e=1", ".", "c=2"]);
@@ -54,7 +54,7 @@ async fn vanished_keys_come_before_marker_and_later_updates() {
     assert!(ask.batch.is_caught_up());
     assert_eq!((ask.told(), ask.batch.cursor()), (vec![".".into()], Some(cursor(103))));
     let progress = follower.monitor.progress();
-    assert_eq!((progress.repairs, progress.caught_up, progress.applied), (1, false, None));
+    assert_eq!((progress.resyncs, progress.caught_up, progress.applied), (1, false, None));
     // No checkpoint is committed before the end.
     let commits = disk.commits();
     assert_eq!(disk.kept(), None);
@@ -99,7 +99,7 @@ async fn resync_delivers_the_differences() {
         let replica = holding(&mut script, &disk, held).await;
         let before = replica.monitor().progress().updates;
         let (mut follower, feed) =
-            repairing(&mut script, replica.batch(BatchConfig::new().max_updates(max))).await;
+            resyncing(&mut script, replica.batch(BatchConfig::new().max_updates(max))).await;
         for (position, word) in state {
             feed.say(*position, word);
         }
@@ -119,7 +119,7 @@ async fn same_version_of_another_time_is_news() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
-    let (mut follower, feed) = repairing(&mut script, replica).await;
+    let (mut follower, feed) = resyncing(&mut script, replica).await;
     let later = shizuku_kv::KvEntry::put(
         shizuku_kv::Key::new("a").unwrap(),
         "2".into(),
@@ -142,7 +142,7 @@ async fn interrupted_resync_begins_again() {
             let disk = Disk::new();
             let replica =
                 holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await.batch(one);
-            let (mut follower, feed) = repairing(&mut script, replica).await;
+            let (mut follower, feed) = resyncing(&mut script, replica).await;
             feed.say(1, "a=1").say(100, "c=2");
             if far > 0 {
                 feed.say(101, ".");
@@ -223,13 +223,13 @@ async fn held_entries_without_a_checkpoint_are_resynced() {
     let mut script = Script::new();
     let disk = Disk::new();
     drop(holding(&mut script, &disk, &["a=1", "b=1"]).await);
-    disk.lose_place();
+    disk.lose_checkpoint();
     let mut follower = script.follow(&disk);
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
     opening.accept().say(2, "b=1").say(95, ".");
     assert_eq!(follower.asks.up_to(".").await, ["~a", "."]);
-    assert_eq!(follower.monitor.progress().repairs, 1);
+    assert_eq!(follower.monitor.progress().resyncs, 1);
     follower.stop().await;
 }
 
@@ -267,7 +267,7 @@ async fn empty_replica_needs_no_resync() {
     opening.accept().all(10, &["b=1", "."]);
     let batch = follower.asks.next().await.done();
     assert_eq!((told(&batch), batch.cursor()), (vec!["b=1".into(), ".".into()], Some(cursor(11))));
-    assert_eq!(follower.monitor.progress().repairs, 0);
+    assert_eq!(follower.monitor.progress().resyncs, 0);
     follower.stop().await;
 }
 
@@ -284,10 +284,10 @@ async fn resync_is_counted_when_its_watch_is_open() {
     }
     let opening = script.opening().await;
     let progress = follower.monitor.progress();
-    assert_eq!((progress.repairs, progress.applied, progress.caught_up), (0, None, false));
+    assert_eq!((progress.resyncs, progress.applied, progress.caught_up), (0, None, false));
     opening.accept().say(1, "a=1").say(95, ".");
     follower.asks.up_to(".").await;
-    assert_eq!(follower.monitor.progress().repairs, 1);
+    assert_eq!(follower.monitor.progress().resyncs, 1);
     follower.stop().await;
 }
 
@@ -320,7 +320,7 @@ async fn applied_but_uncommitted_key_vanishes_too() {
     let (replica, _, _) = follower.stop().await;
     assert_eq!(disk.words(), ["c=1"]);
     // The uncommitted keys are settled.
-    disk.lose_place();
+    disk.lose_checkpoint();
     let mut follower = Follower::start(replica);
     script.accept().await.say(5, "c=1").say(6, ".");
     assert_eq!(follower.asks.done().await, ["."]);

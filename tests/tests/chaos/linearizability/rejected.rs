@@ -58,16 +58,16 @@ impl Story {
     }
 
     #[track_caller]
-    fn refused(self, question: Question) -> Self {
+    fn rejected(self, question: Question) -> Self {
         assert_eq!(judge(&self.0, question), Verdict::Not, "{}", self.0);
         self
     }
 
     /// Rejected for every question.
     #[track_caller]
-    fn always_refused(self) {
+    fn always_rejected(self) {
         let all = [Question::EVERYTHING, Question::READS, Question::MISMATCHES, Question::LEAST];
-        all.into_iter().fold(self, Self::refused);
+        all.into_iter().fold(self, Self::rejected);
     }
 
     /// Accepted for every question.
@@ -78,14 +78,14 @@ impl Story {
 
     /// Rejected only because of the results of reads.
     #[track_caller]
-    fn refused_for_its_reads(self) {
-        self.refused(Question::READS).accepted(Question::MISMATCHES);
+    fn rejected_for_its_reads(self) {
+        self.rejected(Question::READS).accepted(Question::MISMATCHES);
     }
 
     /// Rejected only because of a mismatch.
     #[track_caller]
-    fn refused_for_its_mismatches(self) {
-        self.refused(Question::MISMATCHES).accepted(Question::READS);
+    fn rejected_for_its_mismatches(self) {
+        self.rejected(Question::MISMATCHES).accepted(Question::READS);
     }
 }
 
@@ -124,10 +124,10 @@ fn one_after_the_other() {
 fn a_stale_read_after_an_acknowledged_swap() {
     let story =
         created().call(0, swap(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
-    story.refused_for_its_reads();
+    story.rejected_for_its_reads();
     let story =
         created().call(0, delete(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
-    story.refused_for_its_reads();
+    story.rejected_for_its_reads();
     // Either answer is right for concurrent calls.
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, Read, Found(Some(known(1, 0))))])
@@ -139,8 +139,8 @@ fn a_read_of_what_was_not_written_yet() {
     created()
         .call(1, Read, Found(Some(known(2, 1))))
         .call(0, swap(1, 0, 1), Written(2))
-        .always_refused();
-    created().call(1, Read, Found(Some(known(2, 0)))).always_refused();
+        .always_rejected();
+    created().call(1, Read, Found(Some(known(2, 0)))).always_rejected();
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn reads_that_go_back() {
     let mut story =
         story.call(1, Read, Found(Some(known(2, 1)))).call(2, Read, Found(Some(known(1, 0))));
     story.end(swapping, End::Told(Written(2)));
-    story.refused_for_its_reads();
+    story.rejected_for_its_reads();
 }
 
 #[test]
@@ -159,13 +159,13 @@ fn two_swaps_from_the_same_version() {
     created()
         .call(0, swap(1, 0, 1), Written(2))
         .call(1, swap(1, 0, 2), Written(3))
-        .always_refused();
+        .always_rejected();
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Written(3))])
-        .always_refused();
+        .always_rejected();
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, delete(1, 0, 2), Written(3))])
-        .always_refused();
+        .always_rejected();
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)])
         .always_accepted();
@@ -178,23 +178,23 @@ fn an_acknowledged_write_that_is_lost() {
         .call(0, swap(1, 0, 1), Written(2))
         .call(1, swap(1, 0, 2), Written(3))
         .call(1, Read, Found(Some(known(3, 2))))
-        .always_refused();
-    created().call(0, Create { write: 1 }, Written(2)).always_refused();
+        .always_rejected();
+    created().call(0, Create { write: 1 }, Written(2)).always_rejected();
     // The key is created again as if it had never existed.
-    created().call(1, Create { write: 1 }, Written(1)).always_refused();
+    created().call(1, Create { write: 1 }, Written(1)).always_rejected();
     // The same if only a rejected write reveals it.
     created()
         .call(0, swap(1, 0, 1), Written(2))
         .call(1, swap(2, 1, 2), Mismatch)
-        .refused_for_its_mismatches();
+        .rejected_for_its_mismatches();
 }
 
 #[test]
 fn a_create_over_a_live_value() {
-    created().call(1, Create { write: 1 }, Written(2)).always_refused();
+    created().call(1, Create { write: 1 }, Written(2)).always_rejected();
     Story::default()
         .together([(0, Create { write: 0 }, Written(1)), (1, Create { write: 1 }, Written(2))])
-        .always_refused();
+        .always_rejected();
     created()
         .call(0, delete(1, 0, 1), Written(2))
         .call(1, Create { write: 2 }, Written(3))
@@ -202,24 +202,24 @@ fn a_create_over_a_live_value() {
 }
 
 #[test]
-fn a_create_that_is_refused_over_nothing() {
-    Story::default().call(0, Create { write: 0 }, Mismatch).refused_for_its_mismatches();
+fn a_create_that_is_rejected_over_nothing() {
+    Story::default().call(0, Create { write: 0 }, Mismatch).rejected_for_its_mismatches();
     created()
         .call(0, delete(1, 0, 1), Written(2))
         .call(1, Create { write: 2 }, Mismatch)
-        .refused_for_its_mismatches();
+        .rejected_for_its_mismatches();
 }
 
 #[test]
-fn a_swap_that_is_refused_although_it_fits() {
-    created().call(1, swap(1, 0, 1), Mismatch).refused_for_its_mismatches();
+fn a_swap_that_is_rejected_although_it_fits() {
+    created().call(1, swap(1, 0, 1), Mismatch).rejected_for_its_mismatches();
     // A concurrent write explains it, unless that was rejected as well.
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)])
         .always_accepted();
     created()
         .together([(0, swap(1, 0, 1), Mismatch), (1, swap(1, 0, 2), Mismatch)])
-        .refused_for_its_mismatches();
+        .rejected_for_its_mismatches();
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_mismatch_whose_reason_cannot_be_read_yet() {
     let deleting = story.begin(0, delete(1, 0, 1));
     let mut story = story.call(1, swap(1, 0, 2), Mismatch).call(1, Read, Found(Some(known(1, 0))));
     story.end(deleting, End::Told(Written(2)));
-    story.refused(Question::EVERYTHING).accepted(Question::READS).accepted(Question::MISMATCHES);
+    story.rejected(Question::EVERYTHING).accepted(Question::READS).accepted(Question::MISMATCHES);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_mismatch_whose_reason_is_lost() {
         .open(0, swap(1, 0, 1))
         .call(1, swap(1, 0, 2), Mismatch)
         .call(1, swap(1, 0, 3), Written(2))
-        .refused_for_its_mismatches();
+        .rejected_for_its_mismatches();
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn versions_that_go_back() {
     Story::default()
         .call(0, Create { write: 0 }, Written(5))
         .call(0, swap(5, 0, 1), Written(4))
-        .always_refused();
+        .always_rejected();
 }
 
 #[test]
@@ -270,24 +270,24 @@ fn unacknowledged_write_may_happen_late_or_never() {
         .open(1, swap(1, 0, 2))
         .call(2, Read, Found(Some(known(2, 1))))
         .call(2, Read, Found(Some(known(3, 2))))
-        .always_refused();
+        .always_rejected();
     // It cannot take effect before it was requested.
-    created().call(1, swap(1, 0, 2), Mismatch).open(0, swap(1, 0, 1)).refused_for_its_mismatches();
+    created().call(1, swap(1, 0, 2), Mismatch).open(0, swap(1, 0, 1)).rejected_for_its_mismatches();
     // It cannot take effect twice.
     created()
         .open(0, swap(1, 0, 1))
         .call(1, Read, Found(Some(known(2, 1))))
         .call(1, swap(2, 1, 2), Written(3))
         .call(1, Read, Found(Some(known(4, 1))))
-        .always_refused();
+        .always_rejected();
 }
 
 #[test]
 fn rejected_write_did_not_happen() {
     created().not_done(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Written(2)).always_accepted();
-    created().not_done(0, swap(1, 0, 1)).call(1, Read, Found(Some(known(2, 1)))).always_refused();
+    created().not_done(0, swap(1, 0, 1)).call(1, Read, Found(Some(known(2, 1)))).always_rejected();
     created()
         .not_done(0, swap(1, 0, 1))
         .call(1, swap(1, 0, 2), Mismatch)
-        .refused_for_its_mismatches();
+        .rejected_for_its_mismatches();
 }

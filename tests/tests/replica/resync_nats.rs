@@ -12,7 +12,7 @@ async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
     let monitor = follower.monitor.clone();
     let (_, _, last) = follower.stop().await;
     assert_eq!(last, [""; 0]);
-    (told, monitor.progress().repairs)
+    (told, monitor.progress().resyncs)
 }
 
 #[tokio::test]
@@ -25,8 +25,8 @@ async fn recreated_bucket_is_resynced() {
         let again = connection.store(store.name()).await.unwrap();
         // The same key has the same version, with the same and with another value.
         write(&again, &["a=1", "b=2"]).await;
-        let (told, repairs) = catch_up(&again, &disk).await;
-        assert_eq!((told, repairs), (vec!["a=1".into(), "b=2".into(), "~c".into(), ".".into()], 1));
+        let (told, resyncs) = catch_up(&again, &disk).await;
+        assert_eq!((told, resyncs), (vec!["a=1".into(), "b=2".into(), "~c".into(), ".".into()], 1));
         assert_eq!(disk.words(), ["a=1", "b=2"]);
         assert_eq!(catch_up(&again, &disk).await, (vec![".".to_owned()], 0));
     }
@@ -41,8 +41,8 @@ async fn resync_of_compacted_bucket_delivers_changes_only() {
         // Every entry is written again, so that only `b` remains of the entries that the cursor
         // covers.
         write(&store, &["a=2", "key=2", "key=3", "c=1", "-a"]).await;
-        let (told, repairs) = catch_up(&store, &disk).await;
-        if repairs == 0 {
+        let (told, resyncs) = catch_up(&store, &disk).await;
+        if resyncs == 0 {
             // `b` is older than the cursor, so there is no gap.
             assert_eq!(told, ["key=3", "c=1", "-a", "."]);
         }
@@ -52,9 +52,9 @@ async fn resync_of_compacted_bucket_delivers_changes_only() {
         assert_eq!(disk.words(), ["b=3", "c=1", "key=4"]);
         // Every entry that the cursor covers is superseded, and so is one before its end.
         write(&store, &["c=2", "key=5", "b=4", "-a", "c=3", "key=6", "b=5"]).await;
-        let (told, repairs) = catch_up(&store, &disk).await;
+        let (told, resyncs) = catch_up(&store, &disk).await;
         assert_eq!(
-            (sorted(told), repairs),
+            (sorted(told), resyncs),
             (vec!["-a".into(), ".".into(), "b=5".into(), "c=3".into(), "key=6".into()], 1)
         );
         assert_eq!(disk.words(), ["b=5", "c=3", "key=6"]);
@@ -69,8 +69,8 @@ async fn purged_and_deleted_keys_are_delivered() {
         catch_up(&store, &disk).await;
         store.purge("a").await.unwrap();
         write(&store, &["-b"]).await;
-        let (told, repairs) = catch_up(&store, &disk).await;
-        assert_eq!((told, repairs), (vec!["-a".into(), "-b".into(), ".".into()], 0));
+        let (told, resyncs) = catch_up(&store, &disk).await;
+        assert_eq!((told, resyncs), (vec!["-a".into(), "-b".into(), ".".into()], 0));
         assert_eq!(disk.words(), ["c=1"]);
     }
 }
