@@ -40,25 +40,28 @@ impl<S: ReplicaStorage> Run<'_, S> {
         self.comparison.asked = None;
         let figures = match self.until_stopped(self.store.figures(self.scope)).await {
             None => return Ok(Compared::Stopped),
-            Some(Ok(figures)) => figures,
-            Some(Err(KvError::Unsupported { .. })) => {
-                return self.list(collector.cursor, None).await;
-            }
+            Some(Ok(figures)) => Some(figures),
+            Some(Err(KvError::Unsupported { .. })) => None,
             Some(Err(error)) => return Ok(self.failed(&error)),
         };
-        let Some(cursor) = collector.cursor else { return Ok(Compared::Soon) };
-        if figures.keys.is_none() {
-            self.comparison.unverified = None;
-            return Ok(Compared::Same);
-        }
-        let is_short = *self.scope == WatchScope::All && figures.newest < cursor.position();
-        if figures.incarnation != *cursor.incarnation() || is_short {
-            return Ok(self.differs("the store has lost delivered updates"));
+        if let Some(figures) = &figures {
+            let Some(cursor) = collector.cursor else { return Ok(Compared::Soon) };
+            if figures.keys.is_none() {
+                self.comparison.unverified = None;
+                return Ok(Compared::Same);
+            }
+            let is_short = *self.scope == WatchScope::All && figures.newest < cursor.position();
+            if figures.incarnation != *cursor.incarnation() || is_short {
+                return Ok(self.differs("the store has lost delivered updates"));
+            }
         }
         match self.is_same_store().await? {
             Compared::Same => {}
             other => return Ok(other),
         }
+        // The keys of a scope that cannot be counted show nothing about their values, so the store
+        // is checked before.
+        let Some(figures) = figures else { return self.list(collector.cursor, None).await };
         if collector.wait_for(figures.newest) {
             return self.judge(collector.cursor, figures).await;
         }
@@ -169,8 +172,9 @@ impl<S: ReplicaStorage> Run<'_, S> {
         let Some(mut unverified) = self.comparison.unverified.clone() else {
             return Ok(Compared::Same);
         };
-        if self.comparison.unread {
-            // Only the held entries of an earlier run are known.
+        if unverified.recent.is_empty() {
+            // This run has received no update, so only the held entries of an earlier one are
+            // known.
             let position = unverified.cursor.position();
             let recent = self.ask("looking up stored entries", move |storage| {
                 let mut newest = NewestHeld::up_to(position);
@@ -180,7 +184,6 @@ impl<S: ReplicaStorage> Run<'_, S> {
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
             unverified.recent = recent;
-            self.comparison.unread = false;
             self.comparison.unverified = Some(unverified.clone());
         }
         let verification = match self.until_stopped(unverified.verify(self.store, self.scope)).await

@@ -39,9 +39,6 @@ pub(super) struct Comparison {
     pub(super) unverified: Option<UnverifiedPosition>,
     /// The newest updates from the watches of this run.
     pub(super) recent: Recent,
-    /// Whether that position is from an earlier run, so that its deliveries have to be read from
-    /// the storage.
-    pub(super) unread: bool,
     /// Requested figures whose position has not been reached.
     pub(super) asked: Option<StoreFigures>,
     /// The last figures that agreed.
@@ -63,7 +60,6 @@ impl Comparison {
             tally: Tally::default(),
             unverified: None,
             recent: Recent::default(),
-            unread: false,
             asked: None,
             agreed: None,
             seen: None,
@@ -77,7 +73,6 @@ impl Comparison {
     /// Resumes from a checkpoint of an earlier run.
     pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
         self.tally = Tally::resume(tombstones);
-        self.unread = true;
         self.unverified = Some(UnverifiedPosition { cursor, recent: Recent::default() });
     }
 
@@ -85,7 +80,7 @@ impl Comparison {
     pub(super) fn start_over(&mut self) {
         self.tally = Tally::empty();
         (self.unverified, self.asked, self.agreed, self.seen) = (None, None, None, None);
-        (self.recent, self.unread) = (Recent::default(), false);
+        self.recent = Recent::default();
     }
 
     /// Returns whether the keys may be listed now. If so, the pause before the next listing is

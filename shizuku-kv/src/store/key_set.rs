@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 /// A set of keys as hashes: 16 bytes for each, about 40 with the table's overhead. Two keys are
 /// confused only if they agree in both of two hashes, whose keys are random for each set
 /// (ADR 0034).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct KeySet {
     keys: HashSet<(u64, u64)>,
     hashers: (RandomState, RandomState),

@@ -62,6 +62,10 @@ impl Recent {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.delivered.is_empty()
+    }
+
     pub(crate) fn push(&mut self, entry: &KvEntry) {
         self.delivered.retain(|known| known.key != entry.key);
         if self.delivered.len() == REMEMBERED {

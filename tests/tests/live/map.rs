@@ -1,5 +1,7 @@
 //! Maps that stay current.
 
+mod comparison;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

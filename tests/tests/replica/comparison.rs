@@ -188,6 +188,54 @@ async fn older_copy_is_found_after_an_outage() {
     }
 }
 
+/// In a scope that cannot be counted, the server has the same keys, and an older value of one.
+#[tokio::test(start_paused = true)]
+async fn older_copy_of_an_uncountable_scope_is_found() {
+    let older = |contents: &mut Contents| {
+        contents.is_uncountable = true;
+        contents.entries = vec![(1, "a=1"), (0, "b=0")];
+    };
+    for is_resumed in [true, false] {
+        let mut script = Script::new();
+        let disk = Disk::new();
+        let (mut follower, feed) = if is_resumed {
+            resumed(&mut script, &disk, older).await
+        } else {
+            let (follower, feed) = scripted(&mut script, &disk).await;
+            older(&mut lock(&script.contents));
+            interrupt(&feed).await;
+            (follower, feed)
+        };
+        let opening = script.opening().await;
+        assert_eq!(opening.from, None);
+        feed.left().await;
+        assert!(!follower.monitor.progress().is_current());
+        opening.accept().say(0, "b=0").say(1, "a=1").say(1, ".");
+        assert_eq!(follower.asks.up_to(".").await, ["b=0", "."]);
+        follower.stop().await;
+        assert_eq!(disk.words(), ["a=1", "b=0"]);
+    }
+}
+
+/// A replica that has resumed, and received no update since, remembers no delivery. Its stored
+/// entries prove after an outage that the store is the same.
+#[tokio::test(start_paused = true)]
+async fn same_store_is_recognized_by_a_quiet_resumed_replica() {
+    for is_uncountable in [false, true] {
+        let mut script = Script::new();
+        let change = |contents: &mut Contents| contents.is_uncountable = is_uncountable;
+        let (follower, feed) = resumed(&mut script, &Disk::new(), change).await;
+        follower.current().await;
+        interrupt(&feed).await;
+        tokio::time::sleep(INTERVAL * 3).await;
+        settle().await;
+        assert_eq!(requests(&script).1 > 0, is_uncountable);
+        assert_eq!(follower.monitor.progress().resyncs, 0);
+        assert!(follower.monitor.progress().is_current());
+        follower.stop().await;
+    }
+}
+
 /// After an outage without changes, one key is looked up, and no state is read again.
 #[tokio::test(start_paused = true)]
 async fn same_store_is_recognized_after_an_outage() {

@@ -160,6 +160,8 @@ pub(crate) struct Contents {
     pub(crate) figures: Option<(u64, u64)>,
     /// True if a request for the figures is rejected for lack of permission.
     pub(crate) refuses_figures: bool,
+    /// True if the store cannot count the keys of the scope.
+    pub(crate) is_uncountable: bool,
     /// Number of requests for its figures.
     pub(crate) figure_requests: usize,
     /// Number of listings of its keys.
@@ -178,6 +180,9 @@ impl Contents {
         self.figure_requests += 1;
         if self.refuses_figures {
             return Err(KvError::unauthorized("figures", "no permission for figures"));
+        }
+        if self.is_uncountable {
+            return Err(KvError::unsupported("figures", "the scope cannot be counted"));
         }
         Ok(match self.figures {
             Some((newest, keys)) => StoreFigures::counted([1; 16], newest, keys),

@@ -17,7 +17,8 @@
 //!    arrives later, or has nothing newer at the leader. See [`StateSync::outstanding`].
 //! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of
 //!    each and never removes the newest by itself. The list of all subjects does not tell which of
-//!    them have changed since.
+//!    them have changed since. It tells which of the delivered ones still exist: a purged one is
+//!    not counted, and would hide another one that has not been delivered.
 //!
 //! A watch of a few keys reads its state by name, behind the creation of a consumer that begins at
 //! the end of the stream: see [`StateSync::was_read`] (ADR 0069).
@@ -42,6 +43,7 @@ use super::consumer::{OrderedConsumer, Spec, Start};
 use super::core::StoreCore;
 use super::lag::Lag;
 use super::leader;
+use super::settings::Settings;
 use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvResult};
@@ -85,12 +87,23 @@ pub(super) struct StateSync {
     rest: Instant,
 }
 
-/// A count that is still to be compared: the number of subjects, and the end of the stream a moment
-/// before.
-#[derive(Clone, Copy, Debug)]
+/// A count that is still to be compared.
+#[derive(Debug)]
 struct Round {
+    /// The end of the stream a moment before the count.
     end: u64,
+    /// The number of subjects after the cursor.
     subjects: usize,
+    /// The subjects of the leader's lists before and after the count. Of the delivered subjects,
+    /// the count includes exactly these, unless one was purged and written again between the lists.
+    listed: Subjects,
+}
+
+impl Round {
+    /// Returns whether every counted subject has been delivered.
+    fn is_passed(&self, delivered: &Subjects) -> bool {
+        delivered.shared_with(&self.listed) >= self.subjects
+    }
 }
 
 impl StateSync {
@@ -104,9 +117,7 @@ impl StateSync {
     ) -> Self {
         let from_state = spec.start == Start::LastPerSubject;
         let settings = core.bucket.settings();
-        // With a longer history a subject has several messages behind a sequence. If the newest are
-        // removed, subjects that were seen leave the stream, and counting them would hide others.
-        let is_countable = !from_state && settings.history == 1 && !settings.forgets_newest();
+        let is_countable = !from_state && is_countable(&settings);
         drop(settings);
         Self {
             core,
@@ -229,7 +240,7 @@ impl StateSync {
     /// have been recorded, so the count includes none that the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
-        round.is_some_and(|round| self.delivered.len() >= round.subjects)
+        round.is_some_and(|round| round.is_passed(&self.delivered))
     }
 
     /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
@@ -293,19 +304,51 @@ impl StateSync {
     async fn count(&mut self, deadline: Deadline) -> KvResult<bool> {
         let Some(spec) = &self.counted else { return Ok(false) };
         let core = &self.core;
+        let before = self.listed(deadline).await?;
         let info = core.info(self.operation, deadline).await?;
+        // The settings may have been changed since the watch began.
+        if !is_countable(&core.bucket.settings()) {
+            return Ok(false);
+        }
         let name = format!("shizuku-{}", core.link.next_id());
         let link = Arc::clone(&core.link);
         let counted = OrderedConsumer::create(link, self.operation, spec, name, deadline).await?;
         let Ok(counted) = counted else { return Ok(false) };
-        if counted.lag(&info) != Lag::None || !self.is_same_store(deadline).await? {
+        if counted.lag(&info) != Lag::None {
             return Ok(false);
         }
         let subjects = usize::try_from(counted.pending_at_start).unwrap_or(usize::MAX);
-        self.round = Some(Round { end: info.last_sequence(), subjects });
+        drop(counted);
+        let mut listed = self.listed(deadline).await?;
+        if !self.is_same_store(deadline).await? {
+            return Ok(false);
+        }
+        listed.retain(&before);
+        let round = Round { end: info.last_sequence(), subjects, listed };
         // All messages so far are from before the end.
-        Ok(self.delivered.len() >= subjects && self.round.take().is_some())
+        let is_complete = round.is_passed(&self.delivered);
+        self.round = (!is_complete).then_some(round);
+        Ok(is_complete)
     }
+
+    /// Returns the leader's list of subjects.
+    async fn listed(&self, deadline: Deadline) -> KvResult<Subjects> {
+        let limit = deadline.limit();
+        let subjects = leader::subjects(&self.core, self.operation, &self.filters, limit).await?;
+        let mut listed = self.delivered.emptied();
+        for subject in subjects {
+            listed.insert(&subject);
+        }
+        Ok(listed)
+    }
+}
+
+/// Returns whether the messages behind a cursor are as many as their subjects.
+///
+/// With a longer history a subject has several messages behind a sequence. If the newest are
+/// removed, subjects that were seen leave the stream, and counting them would hide others.
+fn is_countable(settings: &Settings) -> bool {
+    settings.history == 1 && !settings.forgets_newest()
 }
 
 /// Whether a message is the last one that was waiting for its consumer, and none was removed: as
@@ -342,12 +385,26 @@ impl Subjects {
     }
 
     pub(super) fn contains(&self, subject: &str) -> bool {
-        let hash = self.hash(subject);
-        self.hashes.find(hash.0, |seen| *seen == hash).is_some()
+        self.has(&self.hash(subject))
     }
 
-    fn len(&self) -> usize {
-        self.hashes.len()
+    /// Returns an empty set that can be compared with this one.
+    fn emptied(&self) -> Self {
+        Self { keys: self.keys.clone(), hashes: HashTable::new() }
+    }
+
+    fn has(&self, hash: &(u64, u64)) -> bool {
+        self.hashes.find(hash.0, |seen| seen == hash).is_some()
+    }
+
+    /// Removes the subjects that the other set does not have.
+    fn retain(&mut self, other: &Self) {
+        self.hashes.retain(|hash| other.has(hash));
+    }
+
+    /// Returns the number of subjects that both sets have.
+    fn shared_with(&self, other: &Self) -> usize {
+        self.hashes.iter().filter(|hash| other.has(hash)).count()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -381,6 +438,25 @@ mod tests {
         assert!(subjects.insert("a"));
         assert!(!subjects.insert("a"));
         assert!(subjects.contains("a") && !subjects.contains("b"));
-        assert_eq!(subjects.len(), 1);
+        let mut others = subjects.emptied();
+        others.insert("b");
+        assert_eq!(subjects.shared_with(&others), 0);
+        others.insert("a");
+        assert_eq!(subjects.shared_with(&others), 1);
+        others.retain(&subjects);
+        assert!(others.contains("a") && !others.contains("b"));
+    }
+
+    /// A delivered subject that was purged before the count does not stand for another one.
+    #[test]
+    fn purged_subject_hides_no_other_subject() {
+        let mut delivered = Subjects::default();
+        let mut listed = delivered.emptied();
+        assert!(["kept", "purged"].into_iter().all(|subject| delivered.insert(subject)));
+        assert!(["kept", "late"].into_iter().all(|subject| listed.insert(subject)));
+        let round = Round { end: 10, subjects: 2, listed };
+        assert!(!round.is_passed(&delivered));
+        delivered.insert("late");
+        assert!(round.is_passed(&delivered));
     }
 }

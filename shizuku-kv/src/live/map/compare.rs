@@ -1,8 +1,11 @@
 //! Comparison of a live map with its store, for entries that left the store without a message (ADR
 //! 0048).
+//!
+//! The map applies updates while a request of the comparison is in flight.
 
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::store::{
@@ -24,7 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: u32 = 16;
 
 /// The known state of the store, to be compared with its figures.
-#[derive(Debug)]
 pub(super) struct Comparison {
     interval: Duration,
     live: KeySet,
@@ -33,6 +35,9 @@ pub(super) struct Comparison {
     recent: Recent,
     unverified: Option<UnverifiedPosition>,
     due: Option<Instant>,
+    request: Option<Request>,
+    /// Number of failed requests since the last one that succeeded.
+    failures: u32,
     /// Requested figures whose position has not been reached, and the end of the wait for it.
     asked: Option<(StoreFigures, Instant)>,
     agreed: Option<StoreFigures>,
@@ -40,6 +45,29 @@ pub(super) struct Comparison {
     /// The store is not read again before this moment.
     not_before: Instant,
     pause: Duration,
+}
+
+/// A request to the store, which is in flight.
+struct Request {
+    answer: BoxFuture<'static, KvResult<Answer>>,
+    /// The position that the request verifies.
+    unverified: Option<UnverifiedPosition>,
+    /// The positions of the keys that the map did not know before the request, in their order.
+    new_keys: Vec<u64>,
+}
+
+enum Answer {
+    /// The map agrees with the store, or cannot be compared with it.
+    Same,
+    Differs,
+    /// The store is the one that the map knew. The figures are of a position.
+    Figures(StoreFigures),
+    /// The store is the one that the map knew. The keys of the scope can only be listed.
+    Uncountable,
+    /// The keys were listed.
+    Listed {
+        differs: bool,
+    },
 }
 
 /// Result of a comparison of the map with the store.
@@ -61,6 +89,8 @@ impl Comparison {
             unverified: None,
             // Due at once, because the store may count entries that no watch delivers.
             due: Some(now),
+            request: None,
+            failures: 0,
             asked: None,
             agreed: None,
             attempts: 0,
@@ -75,6 +105,7 @@ impl Comparison {
         self.tombstones = KeySet::default();
         self.recent = Recent::default();
         (self.cursor, self.unverified, self.asked, self.agreed) = (None, None, None, None);
+        self.request = None;
     }
 
     /// Resets the pause, because a reading that a comparison requested has found a difference.
@@ -88,12 +119,18 @@ impl Comparison {
         self.cursor = cursor;
         let Some(entry) = entry else { return };
         self.recent.push(entry);
+        let known = self.keys();
         if entry.is_tombstone() {
             self.live.remove(&entry.key);
             self.tombstones.insert(&entry.key);
         } else {
             self.tombstones.remove(&entry.key);
             self.live.insert(&entry.key);
+        }
+        if self.keys() > known
+            && let Some(request) = &mut self.request
+        {
+            request.new_keys.push(cursor.map_or(0, |cursor| cursor.position()));
         }
         if let Some((_, until)) = &mut self.asked {
             *until = Instant::now() + PATIENCE;
@@ -113,61 +150,101 @@ impl Comparison {
         }
     }
 
-    /// Returns when the next comparison is due. Returns `None` if it never is.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.asked.as_ref().map_or(self.due, |(_, until)| Some(*until))
+    /// Compares the map at the due times, until the store is to be read again.
+    ///
+    /// Cancel safe: a request stays in flight.
+    pub(super) async fn differs(&mut self, store: &Store, scope: &WatchScope) {
+        loop {
+            let verdict = if let Some(request) = &mut self.request {
+                let answer = request.answer.as_mut().await;
+                self.answered(answer, store, scope)
+            } else {
+                sleep_until(self.asked.as_ref().map_or(self.due, |(_, until)| Some(*until))).await;
+                match self.asked.take() {
+                    // The change at that position does not arrive.
+                    Some(_) => self.may_read(),
+                    None => self.request_figures(store, scope),
+                }
+            };
+            if verdict == Verdict::Differs {
+                return;
+            }
+        }
     }
 
-    /// Reads the figures if they are due.
-    pub(super) async fn compare(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
-        if let Some((figures, _)) = self.asked.take() {
-            // The change at that position does not arrive.
-            return self.judge(figures);
-        }
+    /// Requests the figures.
+    fn request_figures(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
         self.due = Instant::now().checked_add(self.interval);
-        match self.ask(store, scope).await {
-            Ok(verdict) => verdict,
+        // A loss of the connection during the request makes the position unverified again.
+        let unverified = self.unverified.take();
+        let answer = figures(store.clone(), scope.clone(), self.cursor, unverified.clone());
+        self.request(unverified, answer)
+    }
+
+    fn request(
+        &mut self,
+        unverified: Option<UnverifiedPosition>,
+        answer: impl Future<Output = KvResult<Answer>> + Send + 'static,
+    ) -> Verdict {
+        let answer = Box::pin(answer);
+        self.request = Some(Request { answer, unverified, new_keys: Vec::new() });
+        Verdict::Same
+    }
+
+    fn answered(&mut self, answer: KvResult<Answer>, store: &Store, scope: &WatchScope) -> Verdict {
+        let Some(Request { unverified, new_keys, .. }) = self.request.take() else {
+            return Verdict::Same;
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
             Err(error) => {
-                tracing::debug!(store = store.name(), %error, "a live map cannot be compared for now");
+                let store = store.name();
+                tracing::debug!(store, %error, "a live map cannot be compared for now");
+                self.unverified = unverified.or(self.unverified.take());
                 if error.is_retryable() {
-                    self.due = Some(Instant::now() + SOON);
+                    let pause = SOON * (1 << self.failures.min(6));
+                    self.failures = self.failures.saturating_add(1);
+                    self.due = Some(Instant::now() + pause.min(self.interval));
                 }
+                return Verdict::Same;
+            }
+        };
+        self.failures = 0;
+        match answer {
+            Answer::Same => Verdict::Same,
+            Answer::Differs => Verdict::Differs,
+            Answer::Figures(figures) if self.has_reached(figures.newest) => {
+                // The keys behind the position of the figures are not counted.
+                let counted = new_keys.partition_point(|position| *position <= figures.newest);
+                let later = (new_keys.len() - counted) as u64;
+                self.judge(figures, self.keys() - later)
+            }
+            Answer::Figures(figures) => {
+                self.asked = Some((figures, Instant::now() + PATIENCE));
                 Verdict::Same
             }
+            Answer::Uncountable => match self.may_read() {
+                Verdict::Same => Verdict::Same,
+                Verdict::Differs => {
+                    self.request(None, list(store.clone(), scope.clone(), self.live.clone()))
+                }
+            },
+            Answer::Listed { differs: false } => {
+                self.attempts = 0;
+                Verdict::Same
+            }
+            Answer::Listed { differs: true } => self.listed_difference(),
         }
     }
 
-    async fn ask(&mut self, store: &Store, scope: &WatchScope) -> KvResult<Verdict> {
-        let figures = match store.figures(scope).await {
-            Err(KvError::Unsupported { .. }) => return self.list(store, scope).await,
-            figures => figures?,
-        };
-        let Some(cursor) = self.cursor else { return Ok(Verdict::Same) };
-        if figures.keys.is_none() {
-            self.unverified = None;
-            return Ok(Verdict::Same);
-        }
-        let is_short = *scope == WatchScope::All && figures.newest < cursor.position();
-        if is_short || figures.incarnation != *cursor.incarnation() {
-            return Ok(Verdict::Differs);
-        }
-        if let Some(unverified) = &self.unverified {
-            match unverified.verify(store, scope).await? {
-                Verification::Other | Verification::Unproven => return Ok(Verdict::Differs),
-                Verification::Same | Verification::Unremembered => self.unverified = None,
-            }
-        }
-        if cursor.position() >= figures.newest {
-            return Ok(self.judge(figures));
-        }
-        self.asked = Some((figures, Instant::now() + PATIENCE));
-        Ok(Verdict::Same)
+    fn has_reached(&self, position: u64) -> bool {
+        self.cursor.is_some_and(|cursor| cursor.position() >= position)
     }
 
     /// Compares if the wait for a position ends, before an update behind it is applied.
     pub(super) fn before(&mut self, position: u64) -> Verdict {
         match self.asked.take_if(|(figures, _)| figures.newest < position) {
-            Some((figures, _)) => self.judge_at(figures),
+            Some((figures, _)) => self.judge(figures, self.keys()),
             None => Verdict::Same,
         }
     }
@@ -176,21 +253,13 @@ impl Comparison {
     pub(super) fn after(&mut self) -> Verdict {
         let position = self.cursor.map_or(0, |cursor| cursor.position());
         match self.asked.take_if(|(figures, _)| figures.newest <= position) {
-            Some((figures, _)) => self.judge_at(figures),
+            Some((figures, _)) => self.judge(figures, self.keys()),
             None => Verdict::Same,
         }
     }
 
-    fn judge(&mut self, figures: StoreFigures) -> Verdict {
-        if self.cursor.is_some_and(|cursor| cursor.position() >= figures.newest) {
-            return self.judge_at(figures);
-        }
-        self.may_read()
-    }
-
-    /// Compares with figures of the position up to which every update has been applied.
-    fn judge_at(&mut self, figures: StoreFigures) -> Verdict {
-        let known = self.keys();
+    /// Compares the figures of a position with the number of keys that were known there.
+    fn judge(&mut self, figures: StoreFigures, known: u64) -> Verdict {
         let keys = figures.keys.unwrap_or_default();
         if known == keys {
             self.attempts = 0;
@@ -213,29 +282,16 @@ impl Comparison {
         self.may_read()
     }
 
-    /// Lists the keys of a scope that the backend cannot count.
-    async fn list(&mut self, store: &Store, scope: &WatchScope) -> KvResult<Verdict> {
-        if self.may_read() == Verdict::Same {
-            return Ok(Verdict::Same);
-        }
-        let keys = store.keys(scope.clone());
-        let (mut count, mut differs) = (0, false);
-        while let Some(key) = keys.next().await {
-            count += 1;
-            differs |= !self.live.contains(&key?);
-        }
-        if !differs && count == self.live.len() {
-            return Ok(Verdict::Same);
-        }
+    fn listed_difference(&mut self) -> Verdict {
         // A key that changes frequently may have changed meanwhile.
         if self.attempts + 1 < ATTEMPTS {
             self.attempts += 1;
             self.not_before = Instant::now();
             self.due = Some(Instant::now() + SOON);
-            return Ok(Verdict::Same);
+            return Verdict::Same;
         }
         self.attempts = 0;
-        Ok(Verdict::Differs)
+        Verdict::Differs
     }
 
     /// Returns whether the store is to be read again. The next reading waits longer, unless this
@@ -248,5 +304,54 @@ impl Comparison {
         self.not_before = now.checked_add(self.pause).unwrap_or(now);
         self.pause = self.pause.saturating_mul(2).min(self.interval.saturating_mul(LONGEST_PAUSE));
         Verdict::Differs
+    }
+}
+
+/// Requests the figures, and verifies that the store is the one that the map knew.
+async fn figures(
+    store: Store,
+    scope: WatchScope,
+    cursor: Option<WatchCursor>,
+    unverified: Option<UnverifiedPosition>,
+) -> KvResult<Answer> {
+    let figures = match store.figures(&scope).await {
+        Err(KvError::Unsupported { .. }) => None,
+        figures => Some(figures?),
+    };
+    if let Some(figures) = &figures {
+        let Some(cursor) = cursor else { return Ok(Answer::Same) };
+        if figures.keys.is_none() {
+            return Ok(Answer::Same);
+        }
+        let is_short = scope == WatchScope::All && figures.newest < cursor.position();
+        if is_short || figures.incarnation != *cursor.incarnation() {
+            return Ok(Answer::Differs);
+        }
+    }
+    if let Some(unverified) = unverified {
+        match unverified.verify(&store, &scope).await? {
+            Verification::Other | Verification::Unproven => return Ok(Answer::Differs),
+            Verification::Same | Verification::Unremembered => {}
+        }
+    }
+    Ok(figures.map_or(Answer::Uncountable, Answer::Figures))
+}
+
+/// Lists the keys of a scope that the backend cannot count. `live` are the known keys when the
+/// request began.
+async fn list(store: Store, scope: WatchScope, live: KeySet) -> KvResult<Answer> {
+    let keys = store.keys(scope);
+    let (mut count, mut differs) = (0, false);
+    while let Some(key) = keys.next().await {
+        count += 1;
+        differs |= !live.contains(&key?);
+    }
+    Ok(Answer::Listed { differs: differs || count != live.len() })
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }

@@ -9,7 +9,6 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
-use tokio::time::Instant;
 
 use super::compare::{Comparison, Verdict};
 use super::status::{LiveMapStatus, LiveMapSyncState, LiveRejection};
@@ -119,18 +118,19 @@ where
     /// ended the watch. The next watch begins with the initial state. Keys that were not delivered
     /// before its caught-up marker are gone. Until then the published values stay.
     pub(super) async fn step(&mut self) -> Option<KvError> {
-        let due = self.comparison.due().filter(|_| self.unseen.is_none());
-        let event = match select(pin!(self.follower.next()), pin!(sleep_until(due))).await {
-            Either::Left((event, _)) => Some(event),
-            Either::Right(_) => None,
+        let is_reading = self.unseen.is_some();
+        let differs = async {
+            if is_reading {
+                std::future::pending().await
+            }
+            self.comparison.differs(&self.store, &self.scope).await;
         };
-        let mut event = match event {
-            Some(event) => event,
-            None => match self.comparison.compare(&self.store, &self.scope).await {
-                Verdict::Same => return None,
-                Verdict::Differs => self.follower.lose_after_difference(),
-            },
+        // The comparison is first, because a scope that changes all the time must not delay it.
+        let event = match select(pin!(differs), pin!(self.follower.next())).await {
+            Either::Left(((), _)) => None,
+            Either::Right((event, _)) => Some(event),
         };
+        let mut event = event.unwrap_or_else(|| self.follower.lose_after_difference());
         let (mut end, mut has_news) = (None, false);
         for left in (0..BATCH).rev() {
             has_news |= matches!(event, Event::Update(_) | Event::CaughtUp { .. });
@@ -205,13 +205,6 @@ where
             state.status.rejected = self.table.rejections.size();
             state.status.sync_state = LiveMapSyncState::Current;
         });
-    }
-}
-
-async fn sleep_until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

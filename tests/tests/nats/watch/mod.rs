@@ -10,6 +10,7 @@
 
 mod away;
 mod by_name;
+mod counted;
 mod dropped;
 mod limits;
 mod mirrors;
