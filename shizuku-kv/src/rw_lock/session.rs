@@ -54,6 +54,11 @@ impl Sessions {
         in_use.opened().await
     }
 
+    /// Rejects the opening of sessions from now on.
+    pub(super) fn close(&self) {
+        self.0.close();
+    }
+
     /// Ends all sessions, because the connection is about to be shut down. Waits until their keys
     /// are deleted.
     pub(super) async fn end_all(&self) {

@@ -67,6 +67,11 @@ impl Registry {
         }
     }
 
+    /// Rejects the opening of sessions from now on.
+    pub(super) fn close(&self) {
+        lock(&self.sessions).is_closed = true;
+    }
+
     /// Ends all sessions, because the connection is about to be shut down. Waits until their keys
     /// are deleted.
     pub(super) async fn end_all(&self) {

@@ -111,6 +111,31 @@ async fn shutdown_waits_for_session_that_is_ending() {
     assert_eq!(world.sessions().await, [""; 0]);
 }
 
+/// Otherwise a lock that is acquired while another handle's locks are being released would stay
+/// held after the connection has ended.
+#[tokio::test(start_paused = true)]
+async fn shutdown_closes_handles_without_locks() {
+    let world = World::in_memory().await;
+    let [unused, late, process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&unused.store);
+    handles.add(&process.store);
+    let held = process.lock_for(STEADY_LEASE).write().await.unwrap();
+    process.faults.next(Kind::Record, Fate::Slow(LEASE));
+    let closing = handles.close(Deadline::after(LIMIT));
+    let meanwhile = async {
+        tokio::time::sleep(LEASE / 2).await;
+        handles.add(&late.store);
+        is_closed(&unused).await;
+        is_closed(&late).await;
+    };
+    let (closed, ()) = tokio::join!(closing, meanwhile);
+    closed.unwrap();
+    assert!(!held.is_held());
+    is_closed(&unused).await;
+    assert_eq!(world.sessions().await, [""; 0]);
+}
+
 /// The first claim needs a session that has yet to be created; the second has one, and is queued
 /// behind it.
 #[tokio::test(start_paused = true)]
