@@ -5,6 +5,7 @@
 mod entry;
 mod keep_alive;
 mod registry;
+mod search;
 mod slots;
 mod state;
 
