@@ -61,7 +61,7 @@ async fn session_deletes_keys_of_many_crashed_processes() {
 
 #[tokio::test]
 async fn session_deletes_keys_of_many_crashed_processes_on_nats() {
-    living_session_deletes_all(World::on_nats().await, 3 * LEASE).await;
+    living_session_deletes_all(World::on_nats().await, LEASE).await;
 }
 
 /// Each session ends some leases after it was opened. The search of each is random, so their number

@@ -9,7 +9,10 @@ use shizuku_kv_tests::faulty::{Fault, On};
 use crate::adversity::faults::{Fate, Kind, broken, full, timeout, unavailable};
 use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, within};
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = LEASE.saturating_mul(5);
+
+/// Time for which a slow store does not answer.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Checks that a claim is rejected, because the connection was shut down.
 async fn is_closed(process: &Process) {
@@ -103,7 +106,7 @@ async fn shutdown_waits_for_session_that_is_ending() {
     handles.add(&process.store);
     let guard = process.lock_for(STEADY_LEASE).write().await.unwrap();
     guard.release().await.unwrap();
-    process.faults.plan.add(On::call("delete_with_version"), Fault::delay(LEASE));
+    process.faults.plan.add(On::call("delete_with_version"), Fault::delay(SLOW));
     drop(process.store);
     // The session begins to end.
     tokio::task::yield_now().await;
@@ -121,10 +124,10 @@ async fn shutdown_closes_handles_without_locks() {
     handles.add(&unused.store);
     handles.add(&process.store);
     let held = process.lock_for(STEADY_LEASE).write().await.unwrap();
-    process.faults.next(Kind::Record, Fate::Slow(LEASE));
+    process.faults.next(Kind::Record, Fate::Slow(SLOW));
     let closing = handles.close(Deadline::after(LIMIT));
     let meanwhile = async {
-        tokio::time::sleep(LEASE / 2).await;
+        tokio::time::sleep(SLOW / 2).await;
         handles.add(&late.store);
         is_closed(&unused).await;
         is_closed(&late).await;
