@@ -117,6 +117,11 @@ impl LockManager {
 }
 
 impl Attached for LockManager {
+    /// Each claim needs a session.
+    fn reject(&self) {
+        self.sessions.close();
+    }
+
     /// Releases everything, then ends the sessions, so that no other process has to wait until
     /// their leases are over.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {

@@ -5,6 +5,7 @@
 mod entry;
 mod keep_alive;
 mod registry;
+mod search;
 mod slots;
 mod state;
 
@@ -52,6 +53,11 @@ impl Sessions {
             }
         };
         in_use.opened().await
+    }
+
+    /// Rejects the opening of sessions from now on.
+    pub(super) fn close(&self) {
+        self.0.close();
     }
 
     /// Ends all sessions, because the connection is about to be shut down. Waits until their keys

@@ -12,6 +12,10 @@ use super::{Deadline, KvResult, lock};
 
 /// State of a higher layer that belongs to a handle and its clones.
 pub(crate) trait Attached: Default + Send + Sync + 'static {
+    /// Rejects the acquisition of resources in the store from now on, because the connection is
+    /// about to be shut down. The default rejects none.
+    fn reject(&self) {}
+
     /// Releases the resources of this state in the store, before the connection is shut down. The
     /// default releases none.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
@@ -23,6 +27,7 @@ pub(crate) trait Attached: Default + Send + Sync + 'static {
 /// Attached state of any type.
 struct Attachment {
     value: Arc<dyn Any + Send + Sync>,
+    reject: fn(&(dyn Any + Send + Sync)),
     close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
 }
 
@@ -30,6 +35,11 @@ impl Attachment {
     fn new<T: Attached>() -> Self {
         Self {
             value: Arc::<T>::default(),
+            reject: |value| {
+                if let Some(value) = value.downcast_ref::<T>() {
+                    value.reject();
+                }
+            },
             close: |value, deadline| {
                 Box::pin(async move {
                     match value.downcast_ref::<T>() {
@@ -45,25 +55,46 @@ impl Attachment {
 /// The attached state of one handle and its clones, one value of each type.
 #[derive(Default)]
 pub(super) struct Attachments {
-    by_type: Mutex<HashMap<TypeId, Attachment>>,
+    attached: Mutex<ByType>,
     /// Set when the users have dropped the last clone of the handle.
     is_abandoned: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct ByType {
+    values: HashMap<TypeId, Attachment>,
+    /// Whether the connection is about to be shut down.
+    is_closed: bool,
 }
 
 impl Attachments {
     /// Returns the value of a type. The first call creates the default value.
     pub(super) fn get<T: Attached>(&self) -> Arc<T> {
-        let mut by_type = lock(&self.by_type);
-        let attachment = by_type.entry(TypeId::of::<T>()).or_insert_with(Attachment::new::<T>);
+        let mut attached = lock(&self.attached);
+        let ByType { values, is_closed } = &mut *attached;
+        let attachment = values.entry(TypeId::of::<T>()).or_insert_with(|| {
+            let attachment = Attachment::new::<T>();
+            if *is_closed {
+                (attachment.reject)(&*attachment.value);
+            }
+            attachment
+        });
         // The slot of a type has a value of that type.
         Arc::clone(&attachment.value).downcast().unwrap_or_default()
+    }
+
+    /// Makes higher layers reject the acquisition of resources in the store from now on.
+    pub(super) fn reject(&self) {
+        let mut attached = lock(&self.attached);
+        attached.is_closed = true;
+        attached.values.values().for_each(|each| (each.reject)(&*each.value));
     }
 
     /// Releases the resources of higher layers in the store.
     pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let closing: Vec<_> = {
-            let by_type = lock(&self.by_type);
-            let all = by_type.values();
+            let attached = lock(&self.attached);
+            let all = attached.values.values();
             all.map(|each| (each.close)(Arc::clone(&each.value), deadline)).collect()
         };
         let mut closed = Ok(());

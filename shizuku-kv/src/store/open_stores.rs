@@ -17,7 +17,14 @@ use super::{Deadline, KvResult, Store, lock};
 /// answer. A backend [adds](Self::add) each handle that it creates, and calls
 /// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
 #[derive(Default)]
-pub struct OpenStores(Mutex<Vec<Weak<Attachments>>>);
+pub struct OpenStores(Mutex<Handles>);
+
+#[derive(Default)]
+struct Handles {
+    known: Vec<Weak<Attachments>>,
+    /// Whether the connection is about to be shut down.
+    are_closed: bool,
+}
 
 impl OpenStores {
     /// Creates an empty list.
@@ -25,11 +32,15 @@ impl OpenStores {
         Self::default()
     }
 
-    /// Adds a handle. Its clones count as the same handle.
+    /// Adds a handle. Its clones count as the same handle. After [`close`](Self::close), its claims
+    /// are [`KvError::Closed`].
     pub fn add(&self, store: &Store) {
-        let mut stores = lock(&self.0);
-        stores.retain(|store| store.strong_count() > 0);
-        stores.push(std::sync::Arc::downgrade(&store.attachments));
+        let mut handles = lock(&self.0);
+        handles.known.retain(|store| store.strong_count() > 0);
+        handles.known.push(std::sync::Arc::downgrade(&store.attachments));
+        if handles.are_closed {
+            store.attachments.reject();
+        }
     }
 
     /// Releases the locks that are held through the handles, and waits until their stores have
@@ -43,9 +54,11 @@ impl OpenStores {
     /// be released end with their leases.
     pub async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let stores: Vec<_> = {
-            let stores = lock(&self.0);
-            stores.iter().filter_map(Weak::upgrade).collect()
+            let mut handles = lock(&self.0);
+            handles.are_closed = true;
+            handles.known.iter().filter_map(Weak::upgrade).collect()
         };
+        stores.iter().for_each(|store| store.reject());
         let closed = join_all(stores.iter().map(|store| store.close(deadline))).await;
         closed.into_iter().collect()
     }

@@ -26,6 +26,9 @@ pub(super) struct KeepAlive {
     registry: Arc<Registry>,
     session: Arc<Session>,
     store: Store,
+    /// Ends the session even if this task is dropped with its runtime, so that no caller waits for
+    /// the session.
+    _ending: Ending,
 }
 
 /// The key of an open session, and its newest known version.
@@ -45,15 +48,13 @@ enum Renewal {
 
 impl KeepAlive {
     pub(super) fn new(registry: Arc<Registry>, session: Arc<Session>, store: Store) -> Self {
-        Self { registry, session, store }
+        let _ending = Ending(Arc::clone(&session));
+        Self { registry, session, store, _ending }
     }
 
     /// Runs until the session has ended. `record` is the key of a lock that is likely to be needed
     /// next.
     pub(super) async fn run(self, record: Key) {
-        // Ends the session even if this task is dropped with its runtime, so that no caller waits
-        // for the session.
-        let _ending = Ending(Arc::clone(&self.session));
         let lease = self.session.lease;
         let mut slots = Slots::new(self.store.clone(), lease, self.registry.last_evicted());
         let Opened { id, key, version, sent, record } = match slots.open(&record).await {

@@ -21,6 +21,9 @@ pub(in crate::rw_lock) struct Registry {
 #[derive(Debug, Default)]
 struct Alive {
     sessions: HashMap<(runtime::Id, Duration), Arc<Session>>,
+    /// All sessions whose keys may exist. A session that has ended stays here until its key is
+    /// deleted, so that a shutdown waits for the deletion.
+    with_keys: Vec<Arc<Session>>,
     /// Whether the connection is about to be shut down, so that no session is opened any more.
     is_closed: bool,
 }
@@ -48,6 +51,8 @@ impl Registry {
         }
         let session = Arc::new(Session::new(lease));
         let in_use = InUse::new(&session);
+        alive.with_keys.retain(|session| !session.is_gone());
+        alive.with_keys.push(Arc::clone(&session));
         alive.sessions.insert((runtime, lease), session);
         Ok(Joined::New(in_use))
     }
@@ -62,13 +67,19 @@ impl Registry {
         }
     }
 
+    /// Rejects the opening of sessions from now on.
+    pub(super) fn close(&self) {
+        lock(&self.sessions).is_closed = true;
+    }
+
     /// Ends all sessions, because the connection is about to be shut down. Waits until their keys
     /// are deleted.
     pub(super) async fn end_all(&self) {
         let sessions: Vec<_> = {
             let mut alive = lock(&self.sessions);
             alive.is_closed = true;
-            alive.sessions.drain().map(|(_, session)| session).collect()
+            alive.sessions.clear();
+            alive.with_keys.clone()
         };
         for session in &sessions {
             session.request_end(LockLoss::StoreGone);

@@ -14,7 +14,8 @@
 //!
 //! A process that ends without ending its session leaves its key as if it were alive. Such a
 //! session is found silent like any other: by a session that is opened later and lives for longer
-//! than the lease.
+//! than the lease. A session checks [`MOST_LEFTOVERS`] keys at once. If one of them was silent, it
+//! checks all other keys too, some at each renewal ([`Search`]).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,26 +24,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::entry::{SessionEntry, key_of, key_of_slot, lease_of};
+use super::search::{FIRST_WINDOW, SLOTS, Search, WINDOW};
 use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockRecord, SessionId, Slot, SlotUse};
 use crate::store::{
     Key, KvEntry, KvError, KvOperation, KvResult, Store, SuspendAwareInstant, VersionToken,
 };
 
-/// Number of keys that are read in the first request.
-const FIRST_WINDOW: u32 = 8;
-
 /// Maximum number of keys in one request.
 const LARGEST_WINDOW: u32 = 512;
-
-/// Maximum number of reusable keys. Further sessions get keys of their own.
-const SLOTS: u32 = 1 << 15;
 
 /// Maximum number of keys that are tried before they are read again.
 const TRIES: usize = 3;
 
 /// Maximum number of keys of other sessions that are checked again later.
-const MOST_LEFTOVERS: usize = 64;
+const MOST_LEFTOVERS: usize = 2 * WINDOW as usize;
 
 /// The keys of a store from which a new session selects one.
 pub(super) struct Slots {
@@ -55,6 +51,10 @@ pub(super) struct Slots {
     evicted: Option<Key>,
     /// Keys that appeared to be in use. Those of crashed processes are deleted later.
     leftovers: Vec<Leftover>,
+    /// Search for further keys of crashed processes.
+    search: Search,
+    /// The session's own key, and the time at which it was opened.
+    opened: Option<(Key, Instant)>,
 }
 
 /// A new session.
@@ -92,12 +92,19 @@ fn after(window: &Range<u32>) -> Range<u32> {
 
 impl Slots {
     pub(super) fn new(store: Store, lease: Duration, evicted: Option<Key>) -> Self {
-        Self { store, lease, evicted, leftovers: Vec::new() }
+        let search = Search::default();
+        Self { store, lease, evicted, leftovers: Vec::new(), search, opened: None }
     }
 
     /// Creates the key of a session. `record` is the key of a lock that is likely to be needed
     /// next.
     pub(super) async fn open(&mut self, record: &Key) -> KvResult<Opened> {
+        let opened = self.find(record).await?;
+        self.opened = Some((opened.key.clone(), Instant::now()));
+        Ok(opened)
+    }
+
+    async fn find(&mut self, record: &Key) -> KvResult<Opened> {
         let mut window = 0..FIRST_WINDOW;
         let (mut is_first, mut is_confirmed) = (true, false);
         let mut salt = salt_of(&self.store);
@@ -154,7 +161,7 @@ impl Slots {
         keys.extend(record.cloned());
         let mut entries = self.store.entries(&keys).await?;
         let found = record.and_then(|_| entries.pop()).flatten();
-        let seen = Instant::now();
+        self.remember(&entries);
         let mut free = Vec::new();
         for (slot, entry) in slots.zip(entries) {
             match entry {
@@ -165,15 +172,7 @@ impl Slots {
                     let stays = entry.operation != KvOperation::Expire;
                     free.push(Free { slot, tombstone: stays.then_some(entry.version) });
                 }
-                Some(entry) => {
-                    let is_new = !self.leftovers.iter().any(|leftover| leftover.key == entry.key);
-                    if is_new && self.leftovers.len() < MOST_LEFTOVERS {
-                        let lease = lease_of(&entry);
-                        let leftover =
-                            Leftover { key: entry.key, version: entry.version, lease, seen };
-                        self.leftovers.push(leftover);
-                    }
-                }
+                Some(_) => {}
             }
         }
         fastrand::shuffle(&mut free);
@@ -182,6 +181,27 @@ impl Slots {
             |free: &Free| evicted.is_some() && key_of_slot(free.slot).ok().as_ref() == evicted;
         free.sort_by_key(|free| (is_evicted(free), free.tombstone.is_none()));
         Ok((free, found))
+    }
+
+    /// Remembers keys that appear to be in use. A random part of them is enough, because other
+    /// sessions that are opened at the same time remember other ones.
+    fn remember(&mut self, entries: &[Option<KvEntry>]) {
+        let seen = Instant::now();
+        let own = self.opened.as_ref().map(|(key, _)| key);
+        let is_new = |entry: &&KvEntry| {
+            let is_known = || self.leftovers.iter().any(|leftover| leftover.key == entry.key);
+            !entry.is_tombstone() && own != Some(&entry.key) && !is_known()
+        };
+        let mut new: Vec<_> = entries.iter().flatten().filter(is_new).collect();
+        let room = MOST_LEFTOVERS - self.leftovers.len();
+        if new.len() > room {
+            keep_random(&mut new, room.max(MOST_LEFTOVERS / 2));
+            keep_random(&mut self.leftovers, MOST_LEFTOVERS - new.len());
+        }
+        self.leftovers.extend(new.into_iter().map(|entry| {
+            let (key, version) = (entry.key.clone(), entry.version);
+            Leftover { key, version, lease: lease_of(entry), seen }
+        }));
     }
 
     /// Acquires a free key. Returns `None`, and leaves the key free, if the versions of the store
@@ -233,12 +253,36 @@ impl Slots {
         Ok((version, sent))
     }
 
-    /// Deletes keys that appeared to be in use when this session was opened, and have not been
+    /// Deletes keys that appeared to be in use when this session read them, and have not been
     /// renewed for longer than their lease since. Like any silent session, such a session is ended
-    /// by deleting exactly the observed version.
+    /// by deleting exactly the observed version. Then reads the next keys of the search.
     ///
     /// Cancel safe: the next call continues.
     pub(super) async fn end_silent(&mut self) {
+        self.end_due().await;
+        let is_long_open = self
+            .opened
+            .as_ref()
+            .is_some_and(|(_, since)| lease::is_silent(since.elapsed(), self.lease));
+        // A session that ends sooner could not delete the keys that it finds.
+        if is_long_open && self.leftovers.len() <= MOST_LEFTOVERS / 2 {
+            self.search_on().await;
+        }
+    }
+
+    /// Reads the next keys of the search.
+    async fn search_on(&mut self) {
+        let Some(numbers) = self.search.next() else { return };
+        let salt = salt_of(&self.store);
+        let slots = numbers.iter().map(|number| Slot { salt, number: *number });
+        let Ok(keys) = slots.map(key_of_slot).collect::<KvResult<Vec<_>>>() else { return };
+        let Ok(entries) = self.store.entries(&keys).await else { return };
+        let used = numbers.iter().zip(&entries).filter(|(_, entry)| entry.is_some());
+        self.search.note_read(used.map(|(number, _)| *number));
+        self.remember(&entries);
+    }
+
+    async fn end_due(&mut self) {
         let is_due =
             |leftover: &&Leftover| lease::is_silent(leftover.seen.elapsed(), leftover.lease);
         let due = self.leftovers.iter().filter(is_due);
@@ -253,12 +297,19 @@ impl Slots {
             let version = self.leftovers[index].version;
             let is_unchanged = entry.is_some_and(|entry| entry.version == version);
             if is_unchanged && self.store.delete_with_version(&key, version).await.is_ok() {
+                self.search.note_dead();
                 let store = self.store.name();
                 tracing::debug!(store, %key, "deleted the key of a silent lock session");
             }
             self.leftovers.swap_remove(index);
         }
     }
+}
+
+/// Keeps this number of items, selected at random.
+fn keep_random<T>(items: &mut Vec<T>, number: usize) {
+    fastrand::shuffle(items);
+    items.truncate(number);
 }
 
 /// Returns a key that is likely to be free, by the record of a lock, although none in the window

@@ -199,6 +199,11 @@ impl Session {
         self.is_gone.send_replace(true);
     }
 
+    /// Returns whether the keep-alive task has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        *self.is_gone.borrow()
+    }
+
     /// Waits until the keep-alive task has ended.
     pub(super) async fn gone(&self) {
         // The sender lives in `self`, so waiting does not fail.

@@ -6,6 +6,7 @@
 //! In memory the clock moves only while a test waits, so that seconds of it take no time.
 
 mod broken_tasks;
+mod dead_sessions;
 mod denied_watches;
 mod faults;
 mod left_behind;

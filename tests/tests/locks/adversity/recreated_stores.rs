@@ -1,8 +1,6 @@
 //! Stores that are deleted and recreated while processes remember the old one. Versions then start
 //! over, so that new entries look older than known ones.
 
-use std::time::Duration;
-
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 
 use crate::adversity::world::{LEASE, Process, RECORD, STEADY_LEASE, World, lock_of, pass, within};
@@ -17,13 +15,10 @@ async fn on_both(test: impl AsyncFn(World)) {
     test(World::on_nats().await).await;
 }
 
-/// Lease of the processes, so long that a short stall of the machine does not end it.
-const LONG: Duration = Duration::from_secs(3);
-
 /// Makes changes, so that the versions of a new store are far lower.
 async fn use_it(process: &Process) {
     for _ in 0..10 {
-        process.lock_for(LONG).write().await.unwrap().release().await.unwrap();
+        process.lock().write().await.unwrap().release().await.unwrap();
     }
 }
 
@@ -37,7 +32,7 @@ async fn free_lock_is_granted(mut world: World) {
     // renewal.
     let guard = within(10, "it is granted under a session of the new store", async {
         loop {
-            let guard = one.lock_for(LONG).write().await.unwrap();
+            let guard = one.lock().write().await.unwrap();
             let holders = world.state().await.holders;
             let key =
                 holders.first().map(|holder| format!("rw_lock_session.{}", holder.claim.session));
@@ -46,12 +41,12 @@ async fn free_lock_is_granted(mut world: World) {
                 break guard;
             }
             guard.release().await.ok();
-            pass(LONG / 10).await;
+            pass(LEASE / 10).await;
         }
     });
     let guard = guard.await;
     assert_eq!(world.state().await.holders.len(), 1);
-    pass(2 * LONG).await;
+    pass(2 * LEASE).await;
     assert!(guard.is_held());
     guard.release().await.unwrap();
     world.held_by(0).await;
@@ -69,15 +64,15 @@ async fn held_lock_is_waited_for(mut world: World) {
     use_it(&one).await;
     world.recreate(&[&one]).await;
     let [other] = world.processes().await;
-    let theirs = other.lock_for(LONG).write().await.unwrap();
-    let waiting = one.start_waiting_for(LONG);
+    let theirs = other.lock().write().await.unwrap();
+    let waiting = one.start_waiting();
     within(10, "it is queued", world.in_line(1)).await;
-    let rejected = one.lock_for(LONG).try_write().await.map(drop).unwrap_err();
+    let rejected = one.lock().try_write().await.map(drop).unwrap_err();
     assert!(matches!(rejected, DistroRwLockError::WouldBlock { .. }), "{rejected:?}");
     assert!(theirs.is_held() && !waiting.is_finished());
     theirs.release().await.unwrap();
     let guard = within(10, "it is granted", waiting).await.unwrap().unwrap();
-    pass(2 * LONG).await;
+    pass(2 * LEASE).await;
     assert!(guard.is_held());
 }
 
@@ -91,8 +86,8 @@ async fn held_lock_of_recreated_store_is_waited_for() {
 async fn held_lock_is_lost(mut world: World) {
     let [one, other] = world.processes().await;
     use_it(&one).await;
-    let held = one.lock_for(LONG).write().await.unwrap();
-    let waiting = other.start_waiting_for(LONG);
+    let held = one.lock().write().await.unwrap();
+    let waiting = other.start_waiting();
     world.in_line(1).await;
     world.recreate(&[&one, &other]).await;
     within(10, "the holder is notified", held.lost()).await;
@@ -104,8 +99,8 @@ async fn held_lock_is_lost(mut world: World) {
         Err(DistroRwLockError::Store { .. }) => {}
         Err(error) => panic!("{error:?}"),
     }
-    let guard = within(10, "it is free", other.lock_for(LONG).write()).await.unwrap();
-    pass(2 * LONG).await;
+    let guard = within(10, "it is free", other.lock().write()).await.unwrap();
+    pass(2 * LEASE).await;
     assert!(guard.is_held());
     assert_eq!(world.state().await.holders.len(), 1);
 }
@@ -132,18 +127,18 @@ async fn holder_survives_writes_from_deleted_store(mut world: World) {
     for number in 0..7 {
         one.store.put(format!("another.{number}"), "x").await.unwrap();
     }
-    let old = one.lock_for(3 * LEASE).write().await.unwrap();
+    let old = one.lock().write().await.unwrap();
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
     let session = world.observer.entry(&*key).await.unwrap().unwrap();
     world.recreate(&[&one]).await;
     occupy_all_but(&world, &key).await;
     let [other] = world.processes().await;
-    let held = other.lock_for(3 * LEASE).write().await.unwrap();
+    let held = other.lock().write().await.unwrap();
     assert_eq!(world.record().await.unwrap().version, record.version);
     let new = world.observer.entry(world.key_of_holder().await).await.unwrap().unwrap();
     assert_eq!(new.version, session.version);
     within(5, "the old holder is notified", old.lost()).await;
-    pass(6 * LEASE).await;
+    pass(2 * LEASE).await;
     assert!(held.is_held(), "{:?}", held.lost().await);
     assert_eq!(world.state().await.holders.len(), 1);
     held.release().await.unwrap();
@@ -173,7 +168,7 @@ async fn old_handle_uses_session_keys_of_new_store(mut world: World) {
     let keys = world.sessions().await;
     let part = |key: &String| key.split('.').nth(1).map(str::to_owned);
     assert!(keys.len() == 2 && part(&keys[0]) == part(&keys[1]), "{keys:?}");
-    pass(3 * LEASE).await;
+    pass(2 * LEASE).await;
     assert!(held.is_held() && theirs.is_held());
 }
 

@@ -6,7 +6,7 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 use tokio::time::Instant;
 
 use crate::adversity::faults::{Fate, Kind};
-use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, lock_of, pass, within};
+use crate::adversity::world::{LEASE, Process, World, lock_of, pass, within};
 
 /// Processes start one after the other, as those of a cron job do, until one of them acquires the
 /// lock. Otherwise each would count from its own first look at the dead one, and end before the
@@ -73,7 +73,10 @@ async fn try_is_rejected_at_once_while_holder_lives() {
 
 /// Time for detecting a dead session: the lease and an eighth, and as much again for sessions that
 /// come to be observed one after the other.
-const DETECTION: Duration = Duration::from_secs(STEADY_LEASE.as_secs() * 5 / 2);
+const DETECTION: u32 = 250;
+
+/// Lease of processes of which some die. The test uses some real time, which counts too.
+const LONG_LEASE: Duration = LEASE.saturating_mul(100);
 
 /// Otherwise later waiters would wait for one more lease for each of them.
 #[tokio::test(start_paused = true)]
@@ -81,20 +84,20 @@ async fn dead_processes_of_a_queue_are_evicted_together() {
     for is_holder_dead in [false, true] {
         let world = World::in_memory().await;
         let [holder, last] = world.processes().await;
-        let held = holder.lock_for(STEADY_LEASE).write().await.unwrap();
+        let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
         let dying: [Process; 8] = world.processes().await;
         for (number, process) in dying.iter().enumerate() {
-            process.start_waiting_for(STEADY_LEASE);
+            process.start_waiting_for(LONG_LEASE);
             world.in_line(number + 1).await;
         }
-        let waiting = last.start_waiting_for(STEADY_LEASE);
+        let waiting = last.start_waiting_for(LONG_LEASE);
         world.in_line(dying.len() + 1).await;
-        pass(2 * STEADY_LEASE).await;
+        pass(2 * LONG_LEASE).await;
         dying.iter().for_each(|process| process.faults.crash());
         if is_holder_dead {
             holder.faults.crash();
         } else {
-            within(DETECTION.as_secs(), "all of them are evicted", async {
+            within(DETECTION, "all of them are evicted", async {
                 while world.state().await.waiting.len() > 1 {
                     pass(LEASE).await;
                 }
@@ -103,7 +106,7 @@ async fn dead_processes_of_a_queue_are_evicted_together() {
             assert!(held.is_held());
             held.release().await.unwrap();
         }
-        let limit = if is_holder_dead { DETECTION.as_secs() } else { 1 };
+        let limit = if is_holder_dead { DETECTION } else { 1 };
         within(limit, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
     }
 }
@@ -114,7 +117,7 @@ async fn claim_of_long_queue_takes_three_requests() {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
     // The test uses some real time, which counts too.
-    let options = LockOptions::new().lease(3600 * LEASE).wait(10_000 * LEASE);
+    let options = LockOptions::new().lease(600 * LEASE).wait(10_000 * LEASE);
     let lock = |process: &Process| {
         DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap()
     };

@@ -4,11 +4,22 @@ use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
 use shizuku_kv::{Deadline, KvError, OpenStores};
+use shizuku_kv_tests::faulty::{Fault, On};
 
 use crate::adversity::faults::{Fate, Kind, broken, full, timeout, unavailable};
-use crate::adversity::world::{LEASE, World, within};
+use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, within};
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = LEASE.saturating_mul(5);
+
+/// Time for which a slow store does not answer.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Checks that a claim is rejected, because the connection was shut down.
+async fn is_closed(process: &Process) {
+    let late = process.lock().try_write().await.map(drop).unwrap_err();
+    let is_closed = matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
+    assert!(is_closed, "{late:?}");
+}
 
 /// One held lock, and a waiting claim for another.
 #[tokio::test(start_paused = true)]
@@ -36,10 +47,7 @@ async fn failed_release_at_shutdown_is_retried() {
         // A write that arrives late changes nothing.
         process.backend.arrive().await;
         assert!(world.state().await.holders.is_empty(), "{fate:?}");
-        let late = process.lock().try_write().await.unwrap_err();
-        let is_closed =
-            matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
-        assert!(is_closed, "{late:?}");
+        is_closed(&process).await;
         handles.close(Deadline::after(LIMIT)).await.unwrap();
     }
 }
@@ -86,6 +94,49 @@ async fn shutdown_of_deleted_store_ends_at_once() {
     process.faults.each(Kind::Record, Fate::Rejected(gone));
     within(1, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap();
     assert!(!held.is_held());
+}
+
+/// The session has no user any more when the shutdown begins, and ends by itself. Otherwise its key
+/// would stay, and look alive, after the connection has ended.
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_session_that_is_ending() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let guard = process.lock_for(STEADY_LEASE).write().await.unwrap();
+    guard.release().await.unwrap();
+    process.faults.plan.add(On::call("delete_with_version"), Fault::delay(SLOW));
+    drop(process.store);
+    // The session begins to end.
+    tokio::task::yield_now().await;
+    handles.close(Deadline::after(LIMIT)).await.unwrap();
+    assert_eq!(world.sessions().await, [""; 0]);
+}
+
+/// Otherwise a lock that is acquired while another handle's locks are being released would stay
+/// held after the connection has ended.
+#[tokio::test(start_paused = true)]
+async fn shutdown_closes_handles_without_locks() {
+    let world = World::in_memory().await;
+    let [unused, late, process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&unused.store);
+    handles.add(&process.store);
+    let held = process.lock_for(STEADY_LEASE).write().await.unwrap();
+    process.faults.next(Kind::Record, Fate::Slow(SLOW));
+    let closing = handles.close(Deadline::after(LIMIT));
+    let meanwhile = async {
+        tokio::time::sleep(SLOW / 2).await;
+        handles.add(&late.store);
+        is_closed(&unused).await;
+        is_closed(&late).await;
+    };
+    let (closed, ()) = tokio::join!(closing, meanwhile);
+    closed.unwrap();
+    assert!(!held.is_held());
+    is_closed(&unused).await;
+    assert_eq!(world.sessions().await, [""; 0]);
 }
 
 /// The first claim needs a session that has yet to be created; the second has one, and is queued

@@ -14,18 +14,18 @@ use tokio::time::{sleep, timeout};
 use crate::adversity::faults::Faults;
 use crate::adversity::store::Backend;
 
-/// Minimum lease: a dead holder is evicted after little more.
-pub(crate) const LEASE: Duration = Duration::from_secs(1);
+/// Lease that survives a stall of the machine for a few seconds, because sessions also count the
+/// time of the real clock, which a paused one does not stop. Tests measure time in leases.
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
 
-/// Lease for tests in memory whose sessions must survive a stall of the machine. A session also
-/// counts the time of the real clock, which a paused one does not stop.
+/// Lease for tests in memory that take long themselves.
 pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(600);
 
 /// Key of the lock's record.
 pub(crate) const RECORD: &str = "rw_lock.r";
 
 /// Timeout for everything that has to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct World {
     pub(crate) connection: Arc<dyn Connection>,
@@ -174,11 +174,11 @@ pub(crate) fn lock_of(store: &Store, resource: &str, lease: Duration) -> DistroR
     DistroRwLock::with_options(store, resource, options).unwrap()
 }
 
-/// Awaits a future that has to end within this many seconds.
-pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(Duration::from_secs(seconds), future).await {
+/// Awaits a future that has to end within this many leases.
+pub(crate) async fn within<T>(leases: u32, what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(leases * LEASE, future).await {
         Ok(output) => output,
-        Err(_) => panic!("not so within {seconds} s: {what}"),
+        Err(_) => panic!("not so within {leases} leases: {what}"),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use shizuku_kv::rw_lock::DistroRwLockError;
 use shizuku_kv::{Connection, KvError, Store, StoreConfig, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, unique};
 
-use crate::rw_lock::{in_line, lock, runtime, start_waiting, within};
+use crate::rw_lock::{LEASE, in_line, lock, runtime, start_waiting, within};
 
 /// Fills the store until not one more byte fits.
 async fn fill(store: &Store) {
@@ -28,11 +28,17 @@ async fn fill(store: &Store) {
 /// Waits until the session of the lock's holder was renewed this many times.
 async fn renewed(store: &Store, resource: &str, times: u64) {
     let session = lock(store, resource).inspect().await.unwrap().holders[0].claim.session.clone();
-    eventually("it is renewed", async || {
-        let found = store.scan(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
-        let entry = found.iter().find(|entry| entry.key.as_str().contains(&session)).unwrap();
-        let value: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
-        value["renewal"].as_u64().unwrap() >= times
+    within(async {
+        loop {
+            let found = store.scan(WatchScope::prefix("rw_lock_session."));
+            let found = found.try_collect().await.unwrap();
+            let entry = found.iter().find(|entry| entry.key.as_str().contains(&session)).unwrap();
+            let value: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+            if value["renewal"].as_u64().unwrap() >= times {
+                break;
+            }
+            tokio::time::sleep(LEASE / 60).await;
+        }
     })
     .await;
 }

@@ -22,8 +22,14 @@ use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-/// Minimum lease: a dead holder is evicted after little more.
-const LEASE: Duration = Duration::from_secs(1);
+/// Minimum lease, for sessions that have to end: a dead holder is evicted after little more.
+const SHORT_LEASE: Duration = Duration::from_secs(1);
+
+/// Lease for sessions that have to survive a stall of the machine for a few seconds.
+const LEASE: Duration = Duration::from_secs(6);
+
+/// Timeout for everything that has to happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns handles to the same store, each for one simulated process.
 async fn handles(number: usize) -> [Vec<Store>; 2] {
@@ -41,7 +47,7 @@ async fn handles(number: usize) -> [Vec<Store>; 2] {
 }
 
 fn options() -> LockOptions {
-    LockOptions::new().lease(LEASE).wait(Duration::from_secs(20))
+    LockOptions::new().lease(LEASE).wait(2 * PATIENCE)
 }
 
 fn lock(store: &Store, resource: &str) -> DistroRwLock {
@@ -50,7 +56,7 @@ fn lock(store: &Store, resource: &str) -> DistroRwLock {
 
 /// Waits until this many are queued.
 async fn in_line(lock: &DistroRwLock, number: usize) {
-    let is_so = async || lock.inspect().await.unwrap().waiting.len() == number;
+    let is_so = async || lock.inspect().await.is_ok_and(|state| state.waiting.len() == number);
     eventually("they are queued", is_so).await;
 }
 
@@ -61,7 +67,9 @@ fn start_waiting(lock: &DistroRwLock) -> JoinHandle<Result<WriteGuard, DistroRwL
 
 /// Awaits a future that has to end before long.
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes less than 20 s")
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {PATIENCE:?}"))
 }
 
 /// Returns the runtime of a simulated process, which dies with it.
@@ -70,8 +78,10 @@ fn runtime() -> Runtime {
 }
 
 /// Acquires a lock on a runtime of its own, and ends the runtime without a release.
-fn dies_holding(store: &Store, resource: &str) {
+fn dies_holding(store: &Store, resource: &str, lease: Duration) {
     let dying = runtime();
-    std::mem::forget(dying.block_on(lock(store, resource).write()).unwrap());
+    let options = options().lease(lease);
+    let lock = DistroRwLock::with_options(store, resource, options).unwrap();
+    std::mem::forget(dying.block_on(lock.write()).unwrap());
     dying.shutdown_timeout(Duration::from_secs(5));
 }

@@ -55,6 +55,37 @@ async fn shutdown_releases_locks_and_ends_sessions() {
     connection.shutdown().await.unwrap();
 }
 
+/// Sessions without handles end by themselves, and the shutdown begins at the same time. Otherwise
+/// each run of a short program would leave a key that looks alive.
+#[tokio::test]
+async fn shutdown_deletes_session_keys_of_dropped_handles() {
+    let server = NatsServer::shared();
+    let name = unique("shutdown");
+    let observer = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    for round in 0..15 {
+        let connection = connect(&server.url()).await.unwrap();
+        let store = connection.store(&name).await.unwrap();
+        let guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
+        match round % 3 {
+            0 => {
+                guard.release().await.unwrap();
+                drop(store);
+            }
+            1 => {
+                drop(guard);
+                drop(store);
+            }
+            _ => {
+                drop(store);
+                drop(guard);
+            }
+        }
+        connection.shutdown().await.unwrap();
+    }
+    let left = observer.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[tokio::test]
 async fn shutdown_of_memory_ends_holds() {
     let connection = connect("memory:").await.unwrap();
