@@ -113,6 +113,7 @@ async fn delete(link: &Link, mark: Mark, subject: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test reports by panicking")]
 mod tests {
     use std::sync::mpsc;
 

@@ -16,7 +16,7 @@ use crate::adversity::store::Backend;
 
 /// Lease that survives a stall of the machine for a few seconds, because sessions also count the
 /// time of the real clock, which a paused one does not stop. Tests measure time in leases.
-pub(crate) const LEASE: Duration = Duration::from_secs(6);
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
 
 /// Lease for tests in memory that take long themselves.
 pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(600);

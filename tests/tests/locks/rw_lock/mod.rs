@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 const SHORT_LEASE: Duration = Duration::from_secs(1);
 
 /// Lease for sessions that have to survive a stall of the machine for a few seconds.
-const LEASE: Duration = Duration::from_secs(6);
+const LEASE: Duration = Duration::from_secs(4);
 
 /// Timeout for everything that has to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
