@@ -371,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    fn write_over_no_entry_may_land_over_a_tombstone_only() {
+        for operation in [KvOperation::Put, KvOperation::Delete] {
+            let mut cache = RecordCache::new();
+            cache.outcome_unknown(None);
+            assert_eq!(cache.read(Some(KvEntry { operation, ..entry(5) })), EntryEffect::Record);
+            let may_land = cache.has_unresolved(cache.known().unwrap());
+            assert_eq!(may_land, operation == KvOperation::Delete);
+        }
+    }
+
+    #[test]
     fn foreign_entry_is_replaced_by_a_later_record() {
         let mut cache = opened_after(5);
         let foreign = KvEntry { value: "x".into(), ..entry(6) };

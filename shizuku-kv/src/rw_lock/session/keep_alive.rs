@@ -231,3 +231,29 @@ fn request_limit(lease: Duration) -> Duration {
 fn pauses(lease: Duration) -> ExponentialBackoff {
     backoff(Duration::from_millis(20), lease / 12)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::entry::key_of;
+    use super::*;
+    use crate::rw_lock::record::{Slot, SlotUse};
+
+    /// The key serves successive sessions. A replaced leader still has an earlier one.
+    #[test]
+    fn entry_of_an_earlier_session_is_no_proof_of_the_end() {
+        let slot_use = SlotUse { slot: Slot { salt: None, number: 3 }, first: 10 };
+        let id = SessionId::at(slot_use, 7);
+        let version = VersionToken::from_u64(10);
+        let lease = Lease { id, key: key_of(id).unwrap(), version, renewals: 0 };
+        let other = |version| {
+            let value = SessionEntry::of_session(Some(8), Duration::from_secs(1), 0).to_bytes(None);
+            let version = VersionToken::from_u64(version);
+            KvEntry::put(lease.key.clone(), value.into(), version, SystemTime::UNIX_EPOCH)
+        };
+        assert!(matches!(lease.judge(Some(&other(9)), true), Found::Unchanged));
+        assert!(matches!(lease.judge(Some(&other(11)), true), Found::Gone));
+    }
+}
