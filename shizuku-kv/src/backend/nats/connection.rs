@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use futures_core::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
@@ -20,6 +20,7 @@ use super::space::ApiSpace;
 use super::store::NatsStore;
 use super::{bucket, streams};
 use crate::store::backoff;
+use crate::store::timer::timeout_at;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvLimit, KvResult, KvStream, OpenStores,
     Store, StoreConfig, check_store_name, in_runtime,
@@ -408,7 +409,7 @@ impl Connection for NatsConnection {
             };
             drop(ends);
             // Ends the client's task. It fails only if the task has already ended.
-            let _ = timeout(deadline.limit(), client.drain()).await;
+            let _ = timeout_at(Instant::now() + deadline.limit(), client.drain()).await;
             flushed.and(released)
         })
     }

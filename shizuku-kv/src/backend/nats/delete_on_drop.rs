@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::Instant;
 
 use super::api::may_pass;
 use super::link::{CROWD, Interruption, Link, Mark};
 use super::pending::Copies;
 use crate::store::backoff;
+use crate::store::timer::{sleep, timeout_at};
 
 /// Timeout for the answer to a deletion.
 const ANSWERED: Duration = Duration::from_secs(5);
@@ -50,15 +52,23 @@ impl DeleteOnDrop {
 
 impl Drop for DeleteOnDrop {
     fn drop(&mut self) {
-        // Fails during and after a shutdown, which deletes all consumers.
-        let Ok(mark) = self.link.mark("drop") else { return };
         let (link, subject, exists) =
             (Arc::clone(&self.link), mem::take(&mut self.subject), self.exists);
+        if link.is_ending() {
+            // The shutdown deletes all consumers.
+            return;
+        }
+        let Ok(mark) = link.mark("drop") else {
+            // No answer can arrive.
+            let _ = link.client().publish(subject.clone(), Bytes::new()).now_or_never();
+            link.consumers().remove(&subject);
+            return;
+        };
         // The current runtime may end at once, and a thread may have none.
         self.link.runtime.spawn(async move {
             delete_in_time(&link, mark, &subject).await;
             if !exists {
-                tokio::time::sleep(LATE_CREATION).await;
+                sleep(LATE_CREATION).await;
                 delete_in_time(&link, mark, &subject).await;
             }
             link.consumers().remove(&subject);
@@ -71,7 +81,7 @@ impl Drop for DeleteOnDrop {
 pub(super) async fn delete_all(link: &Link, mark: Mark, limit: Duration) {
     let subjects = link.consumers().take();
     let deleted = join_all(subjects.iter().map(|subject| delete(link, mark, subject)));
-    let _ = timeout(ANSWERED.min(limit), deleted).await;
+    let _ = timeout_at(Instant::now() + ANSWERED.min(limit), deleted).await;
 }
 
 /// Bounded, so that a disconnected client does not accumulate tasks.
@@ -82,7 +92,7 @@ async fn delete_in_time(link: &Link, mut mark: Mark, subject: &str) {
             mark = now;
         }
     };
-    let _ = timeout(ANSWERED, deleted).await;
+    let _ = timeout_at(Instant::now() + ANSWERED, deleted).await;
 }
 
 /// Deletes a consumer. Returns false if the connection broke before the server answered.
@@ -92,7 +102,10 @@ async fn delete(link: &Link, mark: Mark, subject: &str) -> bool {
     let mut pauses = backoff(Duration::from_millis(250), Duration::from_secs(1));
     let mut copies = Copies::default();
     loop {
-        if link.requests().send(&mut copies, subject.to_owned(), Bytes::new()).await.is_err() {
+        // A disconnected client queues its messages. One copy is enough then.
+        if (copies.is_empty() || link.is_connected())
+            && link.requests().send(&mut copies, subject.to_owned(), Bytes::new()).await.is_err()
+        {
             // The client's task has ended.
             return true;
         }

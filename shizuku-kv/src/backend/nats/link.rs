@@ -215,6 +215,12 @@ impl Link {
         self.events.state().over.is_some()
     }
 
+    /// Whether a shutdown has begun, or the connection is over.
+    pub(super) fn is_ending(&self) -> bool {
+        let state = self.events.state();
+        state.closing || state.over.is_some()
+    }
+
     /// Returns the error of an operation if the connection is over, otherwise `None`.
     pub(super) fn over(&self, operation: &'static str) -> Option<KvError> {
         let state = self.events.state();

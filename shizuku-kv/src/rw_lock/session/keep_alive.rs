@@ -101,10 +101,13 @@ impl KeepAlive {
                 tracing::warn!(store, %loss, "lost the lock session of this process");
                 return loss;
             }
-            // A slow store must not delay the next renewal. It delays a shutdown by one deadline at
-            // most.
+            // A slow store must not delay the next renewal, nor a shutdown.
             let until = session.next_renewal().min(Instant::now() + Deadline::DEFAULT);
-            let _ = tokio::time::timeout_at(until, slots.end_silent()).await;
+            tokio::select! {
+                // Stored again for the wait above.
+                () = session.wake.notified() => session.wake.notify_one(),
+                _ = tokio::time::timeout_at(until, slots.end_silent()) => {}
+            }
         }
     }
 

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::mem;
+use std::ops::Range;
 
 /// Number of keys that an opening reads in its first request.
 pub(super) const FIRST_WINDOW: u32 = 8;
+
+/// Maximum number of keys that an opening reads in one request.
+const LARGEST_WINDOW: u32 = 512;
 
 /// Maximum number of reusable keys. Further sessions get keys of their own.
 pub(super) const SLOTS: u32 = 1 << 15;
@@ -17,15 +21,15 @@ const SAMPLES: usize = 2;
 
 /// The search of one session for keys of crashed processes.
 ///
-/// It begins with a sample of all numbers, which is one request for each session. Numbers are used
-/// in their order, so the sample also shows how many of them are used. If the session finds a key
-/// of a crashed process, it reads all used numbers once more. Without such keys the search ends
-/// with the sample, so that the number of messages does not grow with the square of the number of
-/// sessions.
+/// It begins with a sample of all numbers, which is one request for each session. The numbers of a
+/// window are used before those of the next, so the sample also shows which windows are used. If
+/// the session finds a key of a crashed process, it reads all of these once more. Without such keys
+/// the search ends with the sample, so that the number of messages does not grow with the square of
+/// the number of sessions.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     is_sampled: bool,
-    /// Upper bound of the used numbers, exclusive.
+    /// End of the windows that may have used numbers.
     end: u32,
     /// Next number of the search, if `remaining` is not zero.
     next: u32,
@@ -56,9 +60,14 @@ impl Search {
             self.next = (self.next + length) % self.end;
         } else {
             self.is_sampled = true;
-            let last = used.max().unwrap_or(0).max(FIRST_WINDOW - 1);
-            // The sample may miss the last range that has used numbers.
-            self.end = (2 * (last + 1).next_power_of_two()).min(SLOTS);
+            let last = used.max().unwrap_or(0);
+            let mut window = 0..FIRST_WINDOW;
+            while window.end <= last {
+                window = after(&window);
+            }
+            // The sample may miss the used numbers of the next window, or of the next range.
+            let ranges = 2 * (last + 1).next_power_of_two();
+            self.end = after(&window).end.max(ranges).min(SLOTS);
             self.next = fastrand::u32(0..self.end);
         }
     }
@@ -67,6 +76,13 @@ impl Search {
     pub(super) fn note_dead(&mut self) {
         self.has_found_dead = true;
     }
+}
+
+/// Returns the next numbers that an opening reads: seven times as many as it has read before. It
+/// reads them only if those are used.
+pub(super) fn after(window: &Range<u32>) -> Range<u32> {
+    let length = (7 * window.end).min(LARGEST_WINDOW);
+    window.end..window.end.saturating_add(length).min(SLOTS)
 }
 
 /// Returns random numbers, up to [`SAMPLES`] in each range from a power of two to the next. The
@@ -83,11 +99,11 @@ mod tests {
     use super::*;
 
     /// Reads keys until the search is over, and returns their numbers.
-    fn read_all(search: &mut Search, used: u32) -> Vec<u32> {
+    fn read_all(search: &mut Search, is_used: impl Fn(u32) -> bool) -> Vec<u32> {
         let mut read = Vec::new();
         while let Some(numbers) = search.next() {
             assert!(numbers.len() <= WINDOW as usize);
-            search.note_read(numbers.iter().copied().filter(|number| *number < used));
+            search.note_read(numbers.iter().copied().filter(|number| is_used(*number)));
             read.extend(numbers);
         }
         read
@@ -97,23 +113,47 @@ mod tests {
     fn search_without_dead_sessions_is_one_sample() {
         for used in [0, 1, 8, 200, SLOTS] {
             let mut search = Search::default();
-            let read = read_all(&mut search, used);
+            let read = read_all(&mut search, |number| number < used);
             assert!((12..=SAMPLES * 12).contains(&read.len()));
             assert!(read.iter().all(|number| (FIRST_WINDOW..SLOTS).contains(number)));
         }
     }
 
+    /// The sample finds no used number of the last window, which may have few.
     #[test]
-    fn search_after_dead_session_reads_all_used_numbers() {
-        for used in [1, 8, 9, 63, 64, 200, 10_000, SLOTS] {
+    fn search_after_dead_session_reads_all_used_windows() {
+        for used in [1, 8, 9, 100, 512, 513, 10_000] {
+            let mut window = 0..FIRST_WINDOW;
+            while window.end < used {
+                window = after(&window);
+            }
+            let is_found = |number| number < window.start;
             let mut search = Search::default();
-            read_all(&mut search, used);
+            read_all(&mut search, is_found);
             for _ in 0..2 {
                 search.note_dead();
-                let read: BTreeSet<_> = read_all(&mut search, used).into_iter().collect();
-                assert!((0..used).all(|number| read.contains(&number)), "{used}");
-                assert!(read.len() as u32 <= (4 * used.next_power_of_two()).max(16));
+                let read: BTreeSet<_> = read_all(&mut search, is_found).into_iter().collect();
+                assert!((0..window.end).all(|number| read.contains(&number)), "{used}");
+                assert!(read.len() as u32 <= 64.max(8 * window.end), "{used}");
             }
         }
+        let mut search = Search::default();
+        read_all(&mut search, |_| true);
+        search.note_dead();
+        assert_eq!(read_all(&mut search, |_| true).len(), SLOTS as usize);
+    }
+
+    #[test]
+    fn windows_grow_and_cover_all_slots() {
+        let mut window = 0..FIRST_WINDOW;
+        let mut windows = Vec::new();
+        while !window.is_empty() {
+            windows.push(window.clone());
+            window = after(&window);
+        }
+        assert_eq!(windows[..4], [0..8, 8..64, 64..512, 512..1024]);
+        assert!(windows.windows(2).all(|two| two[0].end == two[1].start));
+        assert_eq!(windows.last().map(|window| window.end), Some(SLOTS));
+        assert!(windows.iter().all(|window| window.len() <= LARGEST_WINDOW as usize));
     }
 }
