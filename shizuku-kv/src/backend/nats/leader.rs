@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::Message;
+use backon::ExponentialBackoff;
 use futures_util::future::Either;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
@@ -202,7 +203,7 @@ async fn by_consumer(
     let stream = core.bucket.stream.clone();
     let inactive = core.bucket.settings().longest_inactive(INACTIVE);
     let spec = Spec { stream, filters, start, headers_only, inactive };
-    let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+    let mut pauses = placement_pauses();
     loop {
         let info = core.info(operation, deadline).await?;
         let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
@@ -224,6 +225,12 @@ async fn by_consumer(
         }
         pause(&mut pauses, operation, deadline).await?;
     }
+}
+
+/// Returns the pauses between attempts to create a consumer on the leader. A cluster selects the
+/// server at random, so that of three attempts one succeeds. Long pauses would leave too few.
+pub(super) fn placement_pauses() -> ExponentialBackoff {
+    backoff(Duration::from_millis(10), Duration::from_millis(50))
 }
 
 /// Returns the subjects under the filters that have a message, from the leader. `limit` is the

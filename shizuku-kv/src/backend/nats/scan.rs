@@ -395,6 +395,7 @@ impl Scan {
     /// Creates the first consumer, or another one that resumes after the last message.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+        let mut placing = leader::placement_pauses();
         loop {
             let info = self.core.info(self.operation, deadline).await?;
             self.check_store(&info)?;
@@ -428,7 +429,7 @@ impl Scan {
                         && consumer.lag(&info) != Lag::None =>
                 {
                     drop(consumer);
-                    pause(&mut pauses, self.operation, deadline).await?;
+                    pause(&mut placing, self.operation, deadline).await?;
                 }
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
