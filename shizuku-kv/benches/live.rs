@@ -14,8 +14,10 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -24,11 +26,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvUpdate, LiveRead, LiveStatic, StaticKeyIndexedValue,
-    Store, TypedUpdate, Watch, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvUpdate, LiveRead, LiveStatic,
+    StaticKeyIndexedValue, Store, TypedUpdate, Watch, WatchScope, connect,
 };
 use support::{Comparison, Server, Unit, cores, median, met, p50, sorted};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 #[derive(Clone, Debug, Serialize, Deserialize, StaticKeyIndexedValue)]
 #[kv(key = "config.pool", codec = json)]
@@ -52,12 +54,24 @@ struct Effort {
     watch: (usize, usize),
     state: (usize, u32),
     live: usize,
+    /// Records of the live map, and lookups a round.
+    map: (u32, usize),
 }
 
-const FULL: Effort =
-    Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 10_000 };
-const QUICK: Effort =
-    Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 1000 };
+const FULL: Effort = Effort {
+    load: (50, 50_000),
+    watch: (30, 200),
+    state: (10, 100_000),
+    live: 10_000,
+    map: (1_000_000, 100_000),
+};
+const QUICK: Effort = Effort {
+    load: (20, 10_000),
+    watch: (10, 50),
+    state: (3, 10_000),
+    live: 1000,
+    map: (10_000, 10_000),
+};
 
 #[tokio::main]
 async fn main() {
@@ -75,7 +89,8 @@ async fn run(effort: Effort) {
     let mut lines = vec![load(effort).await];
     lines.push(put_until_seen(&connection, &context, &url, effort).await);
     lines.extend(state(&connection, &context, effort).await);
-    many(&connection, &context, effort).await;
+    lines.push(many(&connection, &context, effort).await);
+    lines.push(map(effort).await);
     println!("\ncase | ours | other | ratio | target | met");
     for line in lines {
         println!("{line}");
@@ -232,7 +247,11 @@ async fn typed_state(store: &Store, count: u32) {
 
 /// Many live values of one bucket, each with its key, opened one after the other and all at once;
 /// and as many of one key.
-async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, effort: Effort) {
+async fn many(
+    connection: &Arc<dyn Connection>,
+    context: &jetstream::Context,
+    effort: Effort,
+) -> String {
     let count = u32::try_from(effort.live).unwrap();
     let store = connection.store("many").await.unwrap();
     let item = |id| Item { id, name: "item".to_owned(), text: "x".repeat(150) };
@@ -267,29 +286,108 @@ async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, ef
             assert!(start.elapsed() < Duration::from_secs(60), "consumers are left");
         }
     }
-    Pool { size: 0 }.write_to_anyway(&store).await.unwrap();
+    fan_out(&store, count, effort).await
+}
+
+/// From a write until as many live values of one key have it, next to a plain `watch` channel with
+/// as many receivers. Our side has the write in it.
+async fn fan_out(store: &Store, count: u32, effort: Effort) -> String {
+    Pool { size: 0 }.write_to_anyway(store).await.unwrap();
     let mut lives = Vec::new();
     for _ in 0..count {
-        lives.push(Pool::live(&store).await.unwrap());
+        lives.push(Pool::live(store).await.unwrap());
     }
-    let mut times = Vec::new();
-    for size in 1..=10 {
-        let start = Instant::now();
-        Pool { size }.write_to_anyway(&store).await.unwrap();
-        for live in &mut lives {
-            while live.load().size != size {
-                live.changed().await.unwrap();
+    let (sender, receiver) = watch::channel(0);
+    let receivers = Mutex::new(vec![receiver; count as usize]);
+    let (lives, size) = (Mutex::new(lives), AtomicU64::new(0));
+    let comparison = Comparison::run(
+        effort.watch.0,
+        || async {
+            let (mut lives, size) = (lives.lock().await, size.fetch_add(1, Ordering::Relaxed) + 1);
+            let start = Instant::now();
+            Pool { size }.write_to_anyway(store).await.unwrap();
+            for live in lives.iter_mut() {
+                while live.load().size != size {
+                    live.changed().await.unwrap();
+                }
             }
-        }
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    let times = sorted(times.into_iter());
-    println!(
-        "{count} live values of one key: a change has reached all after {:.1} ms ({:.1} to {:.1}, 10 changes)",
-        median(&times),
-        times[0],
-        times[times.len() - 1],
+            start.elapsed()
+        },
+        || async {
+            let mut receivers = receivers.lock().await;
+            let start = Instant::now();
+            sender.send_modify(|size| *size += 1);
+            for receiver in receivers.iter_mut() {
+                receiver.changed().await.unwrap();
+                black_box(*receiver.borrow_and_update());
+            }
+            start.elapsed()
+        },
     );
+    let case = format!("a change at {count} live values of a key, at receivers of a channel");
+    comparison.await.line(&case, Unit::Each, 1.5)
+}
+
+/// A live map of many records: its opening, memory, update and snapshot, and a lookup next to one
+/// in a `HashMap` behind an `ArcSwap`, which would have to be copied for each update.
+async fn map(effort: Effort) -> String {
+    const TARGET: f64 = 1.5;
+    const UPDATES: u32 = 200;
+    let (count, lookups) = effort.map;
+    let store = connect("memory:").await.unwrap().store("map").await.unwrap();
+    let item = |id| Item { id, name: "item".to_owned(), text: "x".repeat(150) };
+    for start in (0..count).step_by(10_000) {
+        let items = (start..count.min(start + 10_000)).map(item).collect::<Vec<_>>();
+        for written in Item::write_many(&store, &items).await {
+            written.unwrap();
+        }
+    }
+    let (before, start) = (resident(), Instant::now());
+    let mut live = Item::live_map(&store).await.unwrap();
+    let opened = start.elapsed();
+    let memory = resident().saturating_sub(before) as f64 * 1024.0 / f64::from(count);
+    let mut updates = Vec::new();
+    for number in 0..UPDATES {
+        let start = Instant::now();
+        item(number * (count / UPDATES)).write_to_anyway(&store).await.unwrap();
+        live.changed().await.unwrap();
+        updates.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let start = Instant::now();
+    for _ in 0..1000 {
+        black_box(live.snapshot());
+    }
+    println!(
+        "live map of {count} records: opened in {:.2} s, {memory:.0} bytes a record, an update until the map has it {:.1} us, a snapshot {:.0} ns",
+        opened.as_secs_f64(),
+        median(&sorted(updates.into_iter())),
+        start.elapsed().as_secs_f64() * 1e6,
+    );
+    let plain = (0..count).map(|id| (item(id).kv_key(), Arc::new(item(id))));
+    let plain = ArcSwap::from_pointee(plain.collect::<HashMap<_, _>>());
+    let keys: Vec<_> = (0..lookups as u64)
+        .map(|number| {
+            // A multiplicative hash visits the keys in no order.
+            let id = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % u64::from(count);
+            item(u32::try_from(id).unwrap()).kv_key()
+        })
+        .collect();
+    let each = |start: Instant| start.elapsed() / u32::try_from(lookups).unwrap();
+    let comparison = Comparison::run(
+        effort.load.0,
+        || async {
+            let start = Instant::now();
+            keys.iter().for_each(|key| drop(black_box(live.get(key).unwrap())));
+            each(start)
+        },
+        || async {
+            let start = Instant::now();
+            keys.iter().for_each(|key| drop(black_box(Arc::clone(&plain.load()[key]))));
+            each(start)
+        },
+    )
+    .await;
+    comparison.line(&format!("lookup in a live map of {count}, in a HashMap"), Unit::Each, TARGET)
 }
 
 /// Resident memory of the process in KB; 0 if it is unknown.

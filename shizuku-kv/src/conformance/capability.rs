@@ -20,6 +20,8 @@ pub enum Capability {
     Watch,
     /// [`ConnectionCapabilities::watch_resume`].
     WatchResume,
+    /// [`ConnectionCapabilities::ordered_versions`].
+    OrderedVersions,
     /// [`ConnectionCapabilities::max_history`] of more than 1.
     History,
     /// [`ConnectionCapabilities::max_age`].
@@ -46,6 +48,7 @@ impl Capability {
             Self::CompareAndSwap => capabilities.compare_and_swap,
             Self::Watch => capabilities.watch,
             Self::WatchResume => capabilities.watch_resume,
+            Self::OrderedVersions => capabilities.ordered_versions,
             Self::History => capabilities.max_history > 1,
             Self::MaxAge => capabilities.max_age,
             Self::KeyTtl => capabilities.key_ttl,
@@ -98,7 +101,7 @@ impl Capability {
                 opening_is_rejected(fixture, config, "leader reads").await
             }
             // No request needs these, so nothing can be rejected.
-            Self::ExpiryEvents | Self::Persistent | Self::Shared => Ok(()),
+            Self::OrderedVersions | Self::ExpiryEvents | Self::Persistent | Self::Shared => Ok(()),
         }
     }
 }

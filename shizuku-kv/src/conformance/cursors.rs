@@ -52,7 +52,7 @@ pub const CHECKS: &[Check] = checks! { "cursors";
 
 /// Makes a few writes, and returns each with the cursor after it. The first key is never written
 /// again, so that the store has all updates after any of the cursors.
-async fn written<'a>(
+pub(super) async fn written<'a>(
     fixture: &'a Fixture,
     store: &Store,
 ) -> CheckResult<(Vec<(String, VersionToken, WatchCursor)>, Observer<'a>)> {

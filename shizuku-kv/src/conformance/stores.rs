@@ -126,6 +126,7 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
         ("compare_and_swap", has.compare_and_swap, can.compare_and_swap),
         ("watch", has.watch, can.watch),
         ("watch_resume", has.watch_resume, can.watch_resume),
+        ("ordered_versions", has.ordered_versions, can.ordered_versions),
         ("max_age", has.max_age, can.max_age),
         ("key_ttl", has.key_ttl, can.key_ttl),
         ("fenced_writes", has.fenced_writes, can.fenced_writes),

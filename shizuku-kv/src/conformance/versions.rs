@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::cursors::written;
 use super::{Check, CheckResult, Fixture};
 use crate::store::{KvError, VersionToken, WatchScope};
 
@@ -16,6 +17,9 @@ pub const CHECKS: &[Check] = checks! { "versions";
         "Every write to a key, deletions included, gives it a version that it never had before.",
     a_version_never_comes_back [Write, CompareAndSwap]
         "A superseded version never matches again, even for the same value.",
+    versions_are_positions_of_cursors [Write, Watch, OrderedVersions]
+        "The version of each write is the position of the cursor after it, and larger than all \
+         before, on whatever key.",
     versions_can_be_stored [Write, CompareAndSwap]
         "A version converts to bytes and back, and still compares.",
 };
@@ -143,6 +147,24 @@ pub async fn versions_can_be_stored(fixture: &Fixture) -> CheckResult {
         let stored = VersionToken::from_bytes(&bytes)?;
         ensure_eq!(stored, version, "a version that went through bytes");
         version = store.update("key", "next", stored).await?;
+    }
+    Ok(())
+}
+
+/// Makes a few writes of several keys, and compares their versions with the cursors after them.
+pub async fn versions_are_positions_of_cursors(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let (steps, _observer) = written(fixture, &store).await?;
+    let mut newest = 0;
+    for (key, version, cursor) in steps {
+        let position = cursor.position();
+        ensure_eq!(
+            version.as_u64(),
+            Some(position),
+            "the version of {key:?}, after which the cursor is at {position}"
+        );
+        ensure!(position > newest, "{key:?} has the version {position} after {newest}");
+        newest = position;
     }
     Ok(())
 }

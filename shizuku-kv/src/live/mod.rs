@@ -8,6 +8,7 @@ mod drive;
 mod map;
 mod open;
 mod panics;
+mod shared;
 mod snapshot;
 mod status;
 mod stream;

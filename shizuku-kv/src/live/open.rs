@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use super::drive::{Candidate, LiveTask, Policy, candidate};
+use super::shared::SharedLive;
 use super::snapshot::LiveSnapshot;
 use super::status::{LiveStatus, LiveSyncState, State};
 use super::stream::TaskHandle;
@@ -169,6 +170,13 @@ impl Beginning {
         V: Send + Sync + 'static,
     {
         let Self { store, key, mut follower, .. } = self;
+        let upkeep = upkeep(&store);
+        if let LiveSyncState::Current = sync_state
+            && let Some(shared) = upkeep.shared::<SharedLive<V>>(&key)
+            && let Some(live) = shared.handle(&first, &upkeep)
+        {
+            return live;
+        }
         let known = match (first.version.zip(first.created), &sync_state) {
             (Some(value), _) => Some(Some(value)),
             (None, LiveSyncState::Absent { .. }) => Some(None),
@@ -181,12 +189,14 @@ impl Beginning {
         let (sender, states) = watch::channel(state);
         // The wait is over. From here on, the watch has the time that it needs.
         let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
-        let upkeep = upkeep(&store);
         follower.set_store(store);
         let comparison = upkeep.compare(key, known);
+        let id = comparison.id();
         let task =
             LiveTask { follower, policy, value: Arc::clone(&value), states: sender, comparison };
-        let task = tokio::spawn(task.run());
-        Live { value, states, seen: 0, task: TaskHandle::new(task.abort_handle()), upkeep }
+        let task = TaskHandle::new(tokio::spawn(task.run()).abort_handle());
+        let live = Live { value, states, seen: 0, task, upkeep };
+        live.upkeep.share(id, SharedLive::of(&live));
+        live
     }
 }

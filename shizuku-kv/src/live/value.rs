@@ -26,7 +26,8 @@ use crate::watch::Upkeep;
 /// value stays current, and the status shows the start of the outage.
 ///
 /// Clones share one task, which ends with the last clone. The task runs on the runtime on which the
-/// value was opened.
+/// value was opened. Values of the same record and type that are opened on one runtime usually
+/// share a task too (ADR 0097).
 ///
 #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
 #[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]

@@ -19,6 +19,11 @@ pub struct ConnectionCapabilities {
     pub watch: bool,
     /// A watch can be resumed from a cursor.
     pub watch_resume: bool,
+    /// A version is a number ([`VersionToken::as_u64`](crate::VersionToken::as_u64)), and the
+    /// position of its write in the cursors of watches
+    /// ([`WatchCursor::position`](crate::WatchCursor::position)). Versions are therefore ordered
+    /// across keys.
+    pub ordered_versions: bool,
     /// Maximum number of versions of a key that a store can keep; 1 is the newest only.
     pub max_history: u8,
     /// Stores can have a maximum age, after which values expire.

@@ -23,6 +23,7 @@ pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     atomic_writes: false,
     watch: true,
     watch_resume: true,
+    ordered_versions: true,
     max_history: 64,
     max_age: true,
     key_ttl: true,

@@ -82,6 +82,7 @@ pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
         atomic_writes: false,
         watch: true,
         watch_resume: true,
+        ordered_versions: true,
         max_history: 64,
         max_age: true,
         key_ttl: markers,

@@ -23,6 +23,12 @@ fn key(number: usize) -> Key {
     Key::new(format!("key.{number}")).unwrap()
 }
 
+/// Returns an entry of the time at which cursors of its position are.
+fn entry(number: usize, position: u64) -> KvEntry {
+    let version = VersionToken::from_u64(position);
+    KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)
+}
+
 fn cursor(incarnation: u8, position: u64) -> WatchCursor {
     WatchCursor::new([incarnation; 16], position, SystemTime::UNIX_EPOCH)
 }
@@ -36,9 +42,9 @@ impl Table {
         self.subscribers += 1;
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let id = self.subscriptions.join(interest, deadline, Arc::clone(&mailbox));
+        let joined = self.subscriptions.join(interest, deadline, Arc::clone(&mailbox));
         self.collect();
-        (id, mailbox)
+        (joined.id, mailbox)
     }
 
     fn join_key(&mut self, number: usize) -> (SubscriberId, Arc<Mailbox>) {
@@ -68,10 +74,25 @@ impl Table {
     }
 
     fn put(&mut self, upstream: UpstreamId, number: usize, position: u64) {
-        let version = VersionToken::from_u64(position);
-        let entry =
-            KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH);
-        self.subscriptions.receive(upstream, KvUpdate::Put(entry), cursor(1, position));
+        let update = KvUpdate::Put(entry(number, position));
+        self.subscriptions.receive(upstream, update, cursor(1, position));
+        self.collect();
+    }
+
+    /// Returns a table in which one subscriber of key 1 has an upstream at this position, and a
+    /// second one waits for the entry of the key.
+    fn with_a_read(position: u64) -> (Self, UpstreamId, SubscriberId, Arc<Mailbox>) {
+        let mut table = Self { subscriptions: Subscriptions::new(true), ..Self::default() };
+        let (_, first) = table.join_key(1);
+        let upstream = table.catch_up(1, position).upstream;
+        assert_eq!(read(&first).0, [0]);
+        let (second, mailbox) = table.join_key(1);
+        assert!(table.openings.is_empty(), "the key is read instead");
+        (table, upstream, second, mailbox)
+    }
+
+    fn begin_with(&mut self, id: SubscriberId, entry: Result<Option<KvEntry>, KvError>) {
+        self.subscriptions.begin_with(id, entry);
         self.collect();
     }
 
@@ -326,4 +347,77 @@ fn turns_of_subscribers_that_left_are_removed() {
     // The subscriber that stayed still gets its turn.
     table.catch_up(1, 10);
     assert_eq!(table.openings.last().map(|opening| opening.scope.clone()), Some(key(1000).into()));
+}
+
+#[test]
+fn entry_that_was_read_has_its_place_among_the_updates() {
+    let (mut table, upstream, subscriber, mailbox) = Table::with_a_read(10);
+    // The upstream is behind the leader, and delivers one update that the entry supersedes.
+    table.put(upstream, 1, 11);
+    assert!(read(&mailbox).0.is_empty() && !mailbox.is_open());
+    table.begin_with(subscriber, Ok(Some(entry(1, 12))));
+    table.put(upstream, 1, 12);
+    table.put(upstream, 1, 13);
+    assert_eq!(read(&mailbox).0, [12, 0, 13]);
+    // It is ahead of the answer, and has delivered an update that supersedes the entry.
+    let (mut table, upstream, subscriber, mailbox) = Table::with_a_read(10);
+    table.put(upstream, 1, 12);
+    table.begin_with(subscriber, Ok(Some(entry(1, 11))));
+    assert_eq!(read(&mailbox).0, [11, 0, 12]);
+    // An entry from before the upstream has the cursor of the upstream.
+    let (mut table, upstream, subscriber, mailbox) = Table::with_a_read(10);
+    table.begin_with(subscriber, Ok(Some(entry(1, 3))));
+    table.put(upstream, 1, 14);
+    assert_eq!(read(&mailbox).0, [10, 0, 14]);
+    assert!(table.openings.is_empty());
+}
+
+#[test]
+fn read_without_a_proof_opens_an_upstream() {
+    let recreated =
+        || KvEntry { created: SystemTime::UNIX_EPOCH + Duration::from_secs(1), ..entry(1, 2) };
+    let away = || KvError::Unavailable { operation: "watch", reason: String::new(), source: None };
+    for answer in [Ok(None), Ok(Some(recreated())), Err(away())] {
+        let fails = answer.is_err();
+        let (mut table, _, subscriber, mailbox) = Table::with_a_read(10);
+        table.begin_with(subscriber, answer);
+        table.catch_up(1, 20);
+        assert_eq!(read(&mailbox).0, [0]);
+        // A failed read is not repeated soon.
+        table.join_key(1);
+        assert_eq!(table.openings.len(), usize::from(fails));
+    }
+    // The upstream is lost, or goes down, before the answer.
+    for is_lost in [true, false] {
+        let (mut table, upstream, subscriber, mailbox) = Table::with_a_read(10);
+        if is_lost {
+            table.subscriptions.end(upstream, &gone());
+        } else {
+            table.link(upstream, false);
+        }
+        table.begin_with(subscriber, Ok(Some(entry(1, 12))));
+        table.catch_up(1, 20);
+        assert_eq!(read(&mailbox).0, [0]);
+    }
+}
+
+#[test]
+fn subscriber_may_leave_while_its_key_is_read() {
+    let (mut table, _, subscriber, _) = Table::with_a_read(10);
+    table.subscriptions.leave(subscriber);
+    table.begin_with(subscriber, Ok(Some(entry(1, 12))));
+    assert!(table.openings.is_empty());
+}
+
+#[test]
+fn crowd_of_subscribers_is_not_read_key_by_key() {
+    let mut table = Table { subscriptions: Subscriptions::new(true), ..Table::default() };
+    table.join_key(0);
+    table.catch_up(1, 10);
+    for _ in 0..64 {
+        table.join_key(0);
+    }
+    assert!(table.openings.is_empty());
+    table.join_key(0);
+    assert_eq!(table.openings.len(), 1);
 }

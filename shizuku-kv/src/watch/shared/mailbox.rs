@@ -161,8 +161,8 @@ impl Contents {
             None => self.marker = None,
         }
         if self.items.is_empty() {
-            // Frees the memory that many unread updates used.
-            self.newest.shrink_to(32);
+            // Frees the memory of read updates, which thousands of idle subscribers would keep.
+            (self.items, self.newest) = Default::default();
         }
         Some(item)
     }

@@ -14,8 +14,9 @@
 //!   were already delivered. When the replacement has caught up, the others end. Up to
 //!   [`EXACT_KEYS`](scopes::EXACT_KEYS) keys are requested by name; beyond, prefixes that cover
 //!   them.
-//! - A subscriber of a key that such an upstream covers listens to it from the start. The upstream
-//!   that delivers the subscriber's initial state ends at the marker.
+//! - A subscriber of a key that such an upstream covers listens to it from the start, and reads the
+//!   key from the leader as its initial state. If that is impossible or fails, an upstream of its
+//!   own delivers the initial state, and ends at the marker (ADR 0097).
 //! - Upstreams of the same prefixes become one when both have caught up.
 //!
 //! [`subscriptions`] records which upstream feeds which subscriber: plain data behind one mutex,
@@ -48,14 +49,17 @@ use self::mailbox::Mailbox;
 use self::subscriptions::{Ended, Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
 pub(crate) use self::upkeep::{KeyComparison, Upkeep};
 use crate::store::{
-    Attached, Deadline, KvError, KvResult, KvStore, KvWatcher, Store, Watch, WatchCursor,
-    WatchLink, WatchScope, lock,
+    Attached, Deadline, Key, KvEntry, KvError, KvResult, KvStore, KvWatcher, Store, Watch,
+    WatchCursor, WatchLink, WatchScope, lock,
 };
 
 const OPERATION: &str = "watch";
 
 /// Timeout for opening an upstream for which no subscriber waits.
 const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Timeout for reading a key as an initial state. After it, an upstream is opened instead.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// Pause before the next opening after one that failed, for all upstreams together.
 const REST: Duration = Duration::from_millis(100);
@@ -111,7 +115,12 @@ impl SharedWatches {
                 Interest::Scope(scope)
             }
         };
-        let subscription = self.hub(backend).join(interest, deadline);
+        let (subscription, key) = self.hub(backend).join(interest, deadline);
+        if let Some(key) = key {
+            let limit = Deadline::after((deadline.remaining() / 4).min(READ_LIMIT));
+            let entry = limit.bound(OPERATION, Some(&key), backend.leader_entry(&key, limit)).await;
+            subscription.begin_with(entry);
+        }
         deadline.bound(OPERATION, None, subscription.mailbox.opened()).await?;
         let link = subscription.mailbox.link();
         let updates = stream::unfold(subscription, |subscription| async move {
@@ -149,7 +158,7 @@ impl SharedWatches {
         let hub = Arc::new(Hub {
             backend: Arc::clone(backend),
             runtime: runtime::Handle::current(),
-            subscriptions: Mutex::default(),
+            subscriptions: Mutex::new(Subscriptions::new(backend.capabilities().ordered_versions)),
         });
         hubs.push((id, Arc::downgrade(&hub)));
         hub
@@ -196,11 +205,19 @@ struct Hub {
 }
 
 impl Hub {
-    fn join(self: Arc<Self>, interest: Interest, deadline: Deadline) -> Subscription {
+    /// Subscribes. Returns also the key whose newest entry the caller has to read for
+    /// [`Subscription::begin_with`], if the subscription begins with it.
+    fn join(
+        self: Arc<Self>,
+        interest: Interest,
+        deadline: Deadline,
+    ) -> (Subscription, Option<Key>) {
         let mailbox = Arc::new(Mailbox::new());
-        let subscriber =
+        let key = interest.key().cloned();
+        let joined =
             self.with(|subscriptions| subscriptions.join(interest, deadline, Arc::clone(&mailbox)));
-        Subscription { hub: self, subscriber, mailbox }
+        let subscription = Subscription { hub: self, subscriber: joined.id, mailbox };
+        (subscription, key.filter(|_| joined.reads))
     }
 
     /// Changes the subscriptions, then opens the due upstreams and wakes subscribers.
@@ -227,6 +244,13 @@ struct Subscription {
     hub: Arc<Hub>,
     subscriber: SubscriberId,
     mailbox: Arc<Mailbox>,
+}
+
+impl Subscription {
+    /// Begins with the entry of its key that the leader has.
+    fn begin_with(&self, entry: KvResult<Option<KvEntry>>) {
+        self.hub.with(|subscriptions| subscriptions.begin_with(self.subscriber, entry));
+    }
 }
 
 impl Drop for Subscription {

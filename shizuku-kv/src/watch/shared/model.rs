@@ -1,13 +1,15 @@
 //! Tests the subscriptions with random subscribers, writers and upstreams of different speeds, and
 //! compares with the writes.
 
+mod subscriber;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use self::subscriber::SimulatedSubscriber;
 use super::mailbox::Mailbox;
 use super::subscriptions::{Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
 use crate::store::{
@@ -22,6 +24,8 @@ struct Log {
     /// The writes, from sequence 1 on, each with whether it is a value.
     writes: Vec<(Key, bool)>,
     newest: BTreeMap<Key, u64>,
+    /// Number of writes of earlier incarnations, by which time has advanced.
+    earlier: u64,
 }
 
 impl Log {
@@ -35,7 +39,27 @@ impl Log {
     }
 
     fn cursor(&self, position: u64) -> WatchCursor {
-        WatchCursor::new([self.incarnation; 16], position, SystemTime::UNIX_EPOCH)
+        WatchCursor::new([self.incarnation; 16], position, self.time(position))
+    }
+
+    fn time(&self, position: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.earlier + position)
+    }
+
+    fn entry(&self, position: u64) -> KvEntry {
+        let (key, is_value) = &self.writes[usize::try_from(position - 1).unwrap()];
+        let (key, version, time) =
+            (key.clone(), VersionToken::from_u64(position), self.time(position));
+        match is_value {
+            true => KvEntry::put(key, Bytes::from("value"), version, time),
+            false => KvEntry::tombstone(key, KvOperation::Delete, version, time),
+        }
+    }
+
+    /// Returns the log of the recreated store.
+    fn recreated(&self) -> Self {
+        let earlier = self.earlier + self.writes.len() as u64;
+        Self { incarnation: self.incarnation + 1, earlier, ..Self::default() }
     }
 }
 
@@ -55,86 +79,12 @@ struct SimulatedWatch {
     resumed: bool,
 }
 
-struct SimulatedSubscriber {
-    id: SubscriberId,
-    interest: Interest,
-    mailbox: Arc<Mailbox>,
-    /// The newest sequences when it joined.
-    expected: BTreeMap<Key, u64>,
-    joined: u8,
-    seen: HashMap<Key, u64>,
-    incarnation: Option<u8>,
-    caught_up: bool,
-    ended: bool,
-}
-
-impl SimulatedSubscriber {
-    fn wants(&self, key: &Key) -> bool {
-        match &self.interest {
-            Interest::Key(one) => one == key,
-            Interest::Scope(scope) => scope.matches(key),
-        }
-    }
-
-    /// Returns the newest sequence of each key that it wants.
-    fn wanted<'l>(&self, log: &'l Log) -> Vec<(&'l Key, &'l u64)> {
-        match &self.interest {
-            Interest::Key(key) => log.newest.get_key_value(key).into_iter().collect(),
-            Interest::Scope(scope) => {
-                log.newest.iter().filter(|(key, _)| scope.matches(key)).collect()
-            }
-        }
-    }
-
-    /// Reads one update. Returns whether there was one.
-    fn read(&mut self, log: &Log) -> bool {
-        let Poll::Ready(next) = self.mailbox.poll_next(&Context::from_waker(Waker::noop())) else {
-            return false;
-        };
-        let Some(Ok((update, cursor))) = next else {
-            self.ended = true;
-            return false;
-        };
-        assert!(self.mailbox.is_open(), "the upstream is open");
-        let incarnation = cursor.incarnation()[0];
-        assert_eq!(
-            *self.incarnation.get_or_insert(incarnation),
-            incarnation,
-            "two stores in one watch"
-        );
-        match update.into_entry() {
-            None => {
-                assert!(!std::mem::replace(&mut self.caught_up, true), "two markers");
-                if incarnation == self.joined {
-                    for (key, sequence) in &self.expected {
-                        let seen = self.seen.get(key).copied().unwrap_or_default();
-                        assert!(
-                            seen >= *sequence,
-                            "caught up at {seen} of {key}, which was at {sequence} before"
-                        );
-                    }
-                }
-            }
-            Some(entry) => {
-                assert!(self.wants(&entry.key), "{} is not for {:?}", entry.key, self.interest);
-                let sequence = entry.version.as_u64().unwrap();
-                let before = self.seen.insert(entry.key.clone(), sequence).unwrap_or_default();
-                assert!(sequence > before, "{} went from {before} to {sequence}", entry.key);
-            }
-        }
-        if incarnation == log.incarnation && self.caught_up {
-            // A watch that resumes from this cursor misses nothing: earlier updates were read.
-            for (key, &newest) in self.wanted(log) {
-                let seen = self.seen.get(key).copied().unwrap_or_default();
-                assert!(
-                    newest > cursor.position() || seen == newest,
-                    "the cursor {} is beyond {key} at {newest}, of which {seen} was read",
-                    cursor.position()
-                );
-            }
-        }
-        true
-    }
+/// A read of a key as the initial state of a subscriber.
+struct Read {
+    subscriber: SubscriberId,
+    key: Key,
+    /// The newest entry when the leader answered.
+    answer: Option<Option<KvEntry>>,
 }
 
 struct World {
@@ -143,6 +93,7 @@ struct World {
     log: Log,
     keys: Vec<Key>,
     openings: Vec<Opening>,
+    reads: Vec<Read>,
     watches: BTreeMap<UpstreamId, SimulatedWatch>,
     subscribers: Vec<SimulatedSubscriber>,
     /// Whether opening an upstream sometimes fails.
@@ -156,10 +107,11 @@ impl World {
             .collect();
         Self {
             random: fastrand::Rng::with_seed(seed),
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::new(!seed.is_multiple_of(3)),
             log: Log::default(),
             keys,
             openings: Vec::new(),
+            reads: Vec::new(),
             watches: BTreeMap::new(),
             subscribers: Vec::new(),
             fails: true,
@@ -193,9 +145,13 @@ impl World {
         };
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let id = self.subscriptions.join(interest.clone(), deadline, Arc::clone(&mailbox));
+        let joined = self.subscriptions.join(interest.clone(), deadline, Arc::clone(&mailbox));
+        if joined.reads {
+            let key = interest.key().cloned().unwrap();
+            self.reads.push(Read { subscriber: joined.id, key, answer: None });
+        }
         let mut subscriber = SimulatedSubscriber {
-            id,
+            id: joined.id,
             interest,
             mailbox,
             expected: BTreeMap::new(),
@@ -216,6 +172,26 @@ impl World {
                 self.subscribers.swap_remove(self.random.usize(..self.subscribers.len()));
             self.subscriptions.leave(subscriber.id);
         }
+    }
+
+    /// Lets the leader answer a read, or the answer arrive.
+    fn read(&mut self) {
+        if self.reads.is_empty() {
+            return;
+        }
+        let at = self.random.usize(..self.reads.len());
+        let read = &mut self.reads[at];
+        if read.answer.is_none() {
+            read.answer = Some(self.log.newest(&read.key).map(|newest| self.log.entry(newest)));
+            return;
+        }
+        let Read { subscriber, answer, .. } = self.reads.swap_remove(at);
+        let failed = self.fails && self.random.u8(0..20) == 0;
+        let answer = match failed {
+            true => Err(KvError::Closed { operation: "test" }),
+            false => Ok(answer.flatten()),
+        };
+        self.subscriptions.begin_with(subscriber, answer);
     }
 
     fn open(&mut self) {
@@ -293,7 +269,7 @@ impl World {
         }
         while watch.position < self.log.writes.len() as u64 {
             watch.position += 1;
-            let (key, is_value) = &self.log.writes[usize::try_from(watch.position - 1).unwrap()];
+            let (key, _) = &self.log.writes[usize::try_from(watch.position - 1).unwrap()];
             let is_newest = self.log.newest(key) == Some(watch.position);
             let of_state = !watch.resumed && watch.position <= watch.log_at_start;
             let skipped = !is_newest && (of_state || self.random.bool());
@@ -301,22 +277,8 @@ impl World {
                 continue;
             }
             watch.pending.remove(key);
-            let version = VersionToken::from_u64(watch.position);
-            let entry = if *is_value {
-                KvEntry::put(key.clone(), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)
-            } else {
-                KvEntry::tombstone(
-                    key.clone(),
-                    KvOperation::Delete,
-                    version,
-                    SystemTime::UNIX_EPOCH,
-                )
-            };
-            self.subscriptions.receive(
-                upstream,
-                KvUpdate::from(entry),
-                self.log.cursor(watch.position),
-            );
+            let (entry, cursor) = (self.log.entry(watch.position), self.log.cursor(watch.position));
+            self.subscriptions.receive(upstream, KvUpdate::from(entry), cursor);
             return true;
         }
         false
@@ -327,7 +289,8 @@ impl World {
             0..20 => self.write(),
             20..30 => self.join(),
             30..35 => self.leave(),
-            35..50 => self.open(),
+            35..45 => self.open(),
+            45..50 => self.read(),
             50..53 => {
                 let upstreams: Vec<_> = self.watches.keys().copied().collect();
                 if !upstreams.is_empty() {
@@ -350,7 +313,7 @@ impl World {
             }
             _ => {
                 if self.random.u8(0..10) == 0 {
-                    self.log = Log { incarnation: self.log.incarnation + 1, ..Log::default() };
+                    self.log = self.log.recreated();
                 }
             }
         }
@@ -373,6 +336,11 @@ impl World {
                     busy = true;
                     self.run_until_idle();
                 }
+            }
+            while !self.reads.is_empty() {
+                busy = true;
+                self.read();
+                self.run_until_idle();
             }
             if !busy {
                 break;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::mailbox::Mailbox;
 use super::scopes::covering;
-use crate::store::{Deadline, Key, KvError, KvUpdate, WatchCursor, WatchLink, WatchScope};
+use crate::store::{Deadline, Key, KvEntry, KvError, KvUpdate, WatchCursor, WatchLink, WatchScope};
 
 pub(super) type UpstreamId = u64;
 pub(super) type SubscriberId = u64;
@@ -32,6 +32,13 @@ const MANY_WAITING: usize = 1024;
 
 /// Pause after a denied replacement before another one is requested.
 const DENIED: Duration = Duration::from_secs(60);
+
+/// Maximum number of keys that are read at a time for initial states. Beyond it, upstreams are
+/// opened, which serve many subscribers at once.
+const MOST_READS: usize = 64;
+
+/// Time without such reads after one that failed.
+const READ_PAUSE: Duration = Duration::from_secs(10);
 
 /// Maximum size in bytes of a value that is copied, so that a small value does not keep the buffer
 /// of the network alive.
@@ -59,6 +66,15 @@ pub(super) struct Opening {
     pub(super) later: bool,
     /// Notified when no subscriber needs the upstream any more.
     pub(super) stop: Arc<Notify>,
+}
+
+/// A subscriber that has joined.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) id: SubscriberId,
+    /// Whether the caller has to read the newest entry of its key, for
+    /// [`Subscriptions::begin_with`].
+    pub(super) reads: bool,
 }
 
 /// Consequence of an upstream's end, for the log.
@@ -136,6 +152,14 @@ pub(super) struct Subscriptions {
     failing: bool,
     /// The upstream to which the subscribers of others will be moved.
     replacement: Option<UpstreamId>,
+    /// Whether the positions of cursors are the versions of entries, so that an entry that was read
+    /// has a place among the updates of an upstream.
+    ordered_versions: bool,
+    /// The subscribers whose keys are being read, and the cursors of the upstreams that they listen
+    /// to, as of their joining.
+    reading: HashMap<SubscriberId, WatchCursor>,
+    /// Time until which no key is read, because a read has failed.
+    no_reads_until: Option<Instant>,
     /// Time until which no replacement is opened, because this user may not watch several keys at
     /// once. The permission can change while the connection is open.
     no_replacement_until: Option<Instant>,
@@ -146,7 +170,7 @@ pub(super) struct Subscriptions {
 }
 
 impl Interest {
-    fn key(&self) -> Option<&Key> {
+    pub(super) fn key(&self) -> Option<&Key> {
         match self {
             Self::Key(key) => Some(key),
             Self::Scope(_) => None,
@@ -202,6 +226,11 @@ impl Upstream {
 }
 
 impl Subscriptions {
+    /// Creates an empty table. `ordered_versions` is the backend's capability.
+    pub(super) fn new(ordered_versions: bool) -> Self {
+        Self { ordered_versions, ..Self::default() }
+    }
+
     /// Returns the due actions, to be performed without the mutex.
     pub(super) fn take_due(&mut self) -> (Vec<Waker>, Vec<Opening>) {
         (std::mem::take(&mut self.wakers), std::mem::take(&mut self.due))
@@ -212,15 +241,15 @@ impl Subscriptions {
         interest: Interest,
         deadline: Deadline,
         mailbox: Arc<Mailbox>,
-    ) -> SubscriberId {
+    ) -> Joined {
         let id = self.new_id();
         if let Some(error) = &self.closed {
             self.wakers.extend(mailbox.end(error));
-            return id;
+            return Joined { id, reads: false };
         }
-        // An upstream that covers this key already becomes the pending upstream, so that the one
-        // that delivers the initial state can end. The subscriber listens to the pending upstream
-        // from now on, because the other one begins later.
+        // An upstream that covers this key already becomes the pending upstream, so that the read
+        // or the upstream that delivers the initial state can end. The subscriber listens to the
+        // pending upstream from now on, because the initial state is of a later moment.
         let next = interest.key().and_then(|key| {
             let covers = |upstream: &Upstream| {
                 upstream.of_keys && upstream.is_sound() && upstream.scope.matches(key)
@@ -241,12 +270,67 @@ impl Subscriptions {
             probe: None,
         };
         self.subscribers.insert(id, subscriber);
+        let cursor = next.and_then(|next| self.upstreams.get(&next)?.cursor);
         if let Some(next) = next {
             self.listen(id, next);
         }
+        if let Some(cursor) = cursor.filter(|_| self.may_read()) {
+            self.reading.insert(id, cursor);
+            return Joined { id, reads: true };
+        }
         self.wait(id, interest);
         self.open_waiting();
-        id
+        Joined { id, reads: false }
+    }
+
+    fn may_read(&self) -> bool {
+        self.ordered_versions
+            && self.reading.len() < MOST_READS
+            && self.no_reads_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Begins a subscription with the entry of its key that the leader had after it joined, and
+    /// continues with the upstream that it listens to. Without an entry, or if the upstream may be
+    /// of another store, an upstream of its own delivers the initial state.
+    pub(super) fn begin_with(&mut self, id: SubscriberId, entry: Result<Option<KvEntry>, KvError>) {
+        let Some(since) = self.reading.remove(&id) else { return };
+        if entry.is_err() {
+            self.no_reads_until = Some(Instant::now() + READ_PAUSE);
+        }
+        let begun = entry.ok().flatten().and_then(|entry| self.begin_at(id, entry, since));
+        if begun.is_none()
+            && let Some(subscriber) = self.subscribers.get(&id)
+        {
+            let interest = subscriber.interest.clone();
+            self.wait(id, interest);
+            self.open_waiting();
+        }
+    }
+
+    fn begin_at(&mut self, id: SubscriberId, entry: KvEntry, since: WatchCursor) -> Option<()> {
+        let position = entry.version.as_u64()?;
+        let subscriber = self.subscribers.get_mut(&id)?;
+        let next = subscriber.pending_upstream?;
+        let upstream = self.upstreams.get(&next).filter(|upstream| upstream.is_sound())?;
+        // In a recreated store, positions start again, and the upstream may not know of it yet.
+        let is_recreated = position <= since.position() && entry.created > since.as_of();
+        if is_recreated || upstream.incarnation() != Some(*since.incarnation()) {
+            return None;
+        }
+        let cursor = match position > since.position() {
+            true => WatchCursor::new(*since.incarnation(), position, entry.created),
+            false => since,
+        };
+        let held = subscriber.held.take();
+        self.attach(id, next);
+        let mut update = KvUpdate::from(entry);
+        copy_small_value(&mut update);
+        self.deliver(id, next, &update, cursor);
+        self.make_ready(id, cursor.position(), cursor);
+        if let Some((update, cursor)) = held {
+            self.deliver(id, next, &update, cursor);
+        }
+        Some(())
     }
 
     /// Records that the opening begins. Its outcome also applies to the subscribers that are
@@ -317,8 +401,8 @@ impl Subscriptions {
         }
         let subscribers: Vec<_> =
             to_key.into_iter().flatten().chain(&from.whole).copied().collect();
-        if !subscribers.is_empty() && entry.value.len() <= SMALL_VALUE {
-            entry.value = bytes::Bytes::copy_from_slice(&entry.value);
+        if !subscribers.is_empty() {
+            copy_small_value(&mut update);
         }
         for subscriber in subscribers {
             self.deliver(subscriber, upstream, &update, cursor);
@@ -683,7 +767,7 @@ impl Subscriptions {
         for upstream in subscriber.upstream.into_iter().chain(subscriber.pending_upstream) {
             self.detach(id, &subscriber.interest, upstream);
         }
-        if subscriber.upstream.is_none() {
+        if self.reading.remove(&id).is_none() && subscriber.upstream.is_none() {
             self.stop_waiting(id, &subscriber.interest);
         }
         Some(subscriber)
@@ -693,5 +777,14 @@ impl Subscriptions {
     fn end_subscriber(&mut self, id: SubscriberId, error: &KvError) {
         let subscriber = self.forget(id);
         self.wakers.extend(subscriber.and_then(|subscriber| subscriber.mailbox.end(error)));
+    }
+}
+
+/// Detaches a small value from the buffer of the network.
+fn copy_small_value(update: &mut KvUpdate) {
+    if let KvUpdate::Put(entry) | KvUpdate::Delete(entry) = update
+        && entry.value.len() <= SMALL_VALUE
+    {
+        entry.value = bytes::Bytes::copy_from_slice(&entry.value);
     }
 }

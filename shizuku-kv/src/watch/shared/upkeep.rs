@@ -5,7 +5,8 @@
 //! batches only if the figures have changed. A key is then read from the leader only if the watch
 //! does not deliver the entry that was found (ADR 0048).
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, Weak};
@@ -76,9 +77,21 @@ impl KeyComparison {
     }
 }
 
+impl KeyComparison {
+    /// Returns the number of the comparison, for [`Upkeep::share`].
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 impl Drop for KeyComparison {
     fn drop(&mut self) {
-        lock(&self.upkeep.keys).by_id.remove(&self.id);
+        let mut keys = lock(&self.upkeep.keys);
+        keys.by_id.remove(&self.id);
+        let shared = keys.shared.get(&self.key.key).is_some_and(|(id, _)| *id == self.id);
+        let shared = shared.then(|| keys.shared.remove(&self.key.key));
+        drop(keys);
+        drop(shared);
     }
 }
 
@@ -96,6 +109,8 @@ pub(crate) struct Upkeep {
 #[derive(Debug, Default)]
 struct ComparedKeys {
     last_id: u64,
+    /// The newest live value of each key, with the number of its comparison.
+    shared: HashMap<Key, (u64, Box<dyn Any + Send + Sync>)>,
     /// The keys, and the last round in which each was compared.
     by_id: BTreeMap<u64, (Arc<ComparedKey>, u64)>,
     /// The last key that was compared. The next turn begins after it.
@@ -132,6 +147,23 @@ impl Upkeep {
         let key = Arc::new(ComparedKey { key, known: Mutex::new(known), differs: Notify::new() });
         let id = lock(&self.keys).insert(Arc::clone(&key));
         KeyComparison { upkeep: Arc::clone(self), id, key }
+    }
+
+    /// Offers the live value of a comparison to others of its key, until the comparison ends.
+    pub(crate) fn share(&self, id: u64, live: impl Any + Send + Sync) {
+        let mut keys = lock(&self.keys);
+        // The task of the live value may have ended already.
+        let Some((key, _)) = keys.by_id.get(&id) else { return };
+        let key = key.key.clone();
+        let superseded = keys.shared.insert(key, (id, Box::new(live)));
+        drop(keys);
+        drop(superseded);
+    }
+
+    /// Returns the offered live value of a key, if it is of this type.
+    pub(crate) fn shared<S: Any + Clone>(&self, key: &Key) -> Option<S> {
+        let keys = lock(&self.keys);
+        keys.shared.get(key)?.1.downcast_ref::<S>().cloned()
     }
 
     /// Reads the figures, and the keys if the figures have changed.

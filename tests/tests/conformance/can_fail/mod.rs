@@ -81,7 +81,11 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::OldVersionOfPut, &["reads_return_the_version_that_the_write_returned", "put_then_get"]),
     (
         Fault::ShiftedVersions,
-        &["swaps_return_the_version_of_their_entry", "create_makes_an_absent_key"],
+        &[
+            "swaps_return_the_version_of_their_entry",
+            "create_makes_an_absent_key",
+            "versions_are_positions_of_cursors",
+        ],
     ),
     // Writes.
     (

@@ -2,6 +2,7 @@
 
 mod followers;
 mod panics;
+mod sharing;
 
 use std::time::Duration;
 

@@ -34,6 +34,7 @@ impl Subscriptions {
             && self.subscribers.is_empty()
             && self.waiting.is_empty()
             && self.opening.is_empty()
+            && self.reading.is_empty()
             && self.replacement.is_none()
     }
 
@@ -59,9 +60,17 @@ impl Subscriptions {
             );
         }
         for (id, subscriber) in &self.subscribers {
-            assert!(
-                subscriber.upstream.is_some() || self.waiting[&subscriber.interest].contains(id),
-                "{subscriber:?} does not wait"
+            let waits = || {
+                let waiting = self.waiting.get(&subscriber.interest);
+                waiting.is_some_and(|waiting| waiting.contains(id))
+            };
+            assert_eq!(
+                [subscriber.upstream.is_some(), self.reading.contains_key(id), waits()]
+                    .map(u8::from)
+                    .iter()
+                    .sum::<u8>(),
+                1,
+                "{subscriber:?} has an upstream, or is read, or waits"
             );
             for upstream in subscriber.upstream.into_iter().chain(subscriber.pending_upstream) {
                 let upstream = &self.upstreams[&upstream];
