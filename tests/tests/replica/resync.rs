@@ -1,12 +1,14 @@
 //! Resyncs: vanished keys are dropped, known entries do not come again, and no checkpoint is
 //! committed before the end.
 
+use futures_util::FutureExt;
 use shizuku_kv::replica::{Replica, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken};
+use shizuku_kv_tests::eventually;
 
 use crate::disk::Disk;
 use crate::script::{Feed, Script, away, cursor, expired};
-use crate::support::{Follower, briskly, sorted, told};
+use crate::support::{Follower, briskly, real, sorted, told};
 
 /// Returns a replica that holds the entries of `words`, up to a position.
 async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Disk> {
@@ -66,6 +68,25 @@ async fn vanished_keys_come_before_marker_and_later_updates() {
     let (_, end, _) = follower.stop().await;
     assert_eq!(end, Some(cursor(104)));
     assert_eq!(disk.words(), ["a=1", "b=2", "c=2", "e=1"]);
+}
+
+#[tokio::test]
+async fn monitor_reports_the_lost_cursor_before_the_resync() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1"]).await;
+    let follower = Follower::start(replica);
+    let opening = script.opening().await;
+    let (before, open) = (disk.calls("is_empty"), disk.gate("is_empty"));
+    opening.refuse(expired());
+    eventually("it is about to resync", async || disk.calls("is_empty") > before).await;
+    let mut monitor = follower.monitor.clone();
+    assert_eq!(monitor.progress().applied, Some(cursor(90)));
+    while monitor.changed().now_or_never().is_some() {}
+    drop(open);
+    let progress = real(monitor.changed()).await.expect("a change").unwrap();
+    assert_eq!((progress.applied, progress.resyncs), (None, 0));
+    follower.stop().await;
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::replica::CancellationToken;
-use shizuku_kv::replica::{Replica, TypedBatch};
+use shizuku_kv::replica::{LogStorage, Replica, TypedBatch};
+use shizuku_kv::snapshot::SnapshotOptions;
 use shizuku_kv::{BatchConfig, KeyValue, KvOperation, KvReadError, TypedUpdate, WatchScope};
 
 use crate::disk::Disk;
-use crate::support::stores;
+use crate::support::{Follower, memory, stores, write};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "user.{id}", codec = json)]
@@ -69,4 +70,27 @@ async fn typed_batch_has_records_and_errors_in_their_position() {
         assert_eq!(disk.cursor(), end);
         assert_eq!(replica.monitor().progress().updates, 5);
     }
+}
+
+#[tokio::test]
+async fn reader_of_a_log_visits_each_record_or_its_error() {
+    let (_connection, store) = memory().await;
+    write(&store, &["user.1={\"id\":1,\"age\":10}", "user.2={}", "user.3={\"id\":3,\"age\":30}"])
+        .await;
+    let directory = tempfile::tempdir().unwrap();
+    let options = SnapshotOptions::new();
+    let storage = LogStorage::open(directory.path().join("users"), options).await.unwrap();
+    let reader = storage.reader();
+    let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(storage));
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    let mut keys = Vec::new();
+    reader.for_each(|entry| keys.push(entry.key().to_owned()));
+    keys.sort();
+    assert_eq!(keys, ["user.1", "user.2", "user.3"]);
+    let mut ages = Vec::new();
+    reader.for_each_record::<User>(|user| ages.push(user.ok().map(|user| user.age)));
+    ages.sort();
+    assert_eq!(ages, [None, Some(10), Some(30)]);
+    follower.stop().await;
 }

@@ -162,9 +162,7 @@ impl KeepAlive {
                             Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
-                        Err(error) if is_gone(&error) => {
-                            return Renewal::Over(LockLoss::StoreGone);
-                        }
+                        // The next attempt shows whether the store is gone.
                         Err(_) => None,
                     }
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, WriteGuard};
 
-use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, lock_of, pass};
+use crate::adversity::world::{LEASE, Process, STEADY_LEASE, World, lock_of, pass, within};
 
 /// Number of renewals within which all keys have to be deleted.
 const RENEWALS: u32 = 100;
@@ -23,9 +23,12 @@ async fn prefix_of_keys(world: &World) -> String {
     let key = format!("rw_lock_session.{}", state.holders[0].claim.session);
     held.release().await.unwrap();
     drop(process.store);
-    while !world.sessions().await.is_empty() {
-        pass(LEASE / 10).await;
-    }
+    within(5, "the key is deleted", async {
+        while !world.sessions().await.is_empty() {
+            pass(LEASE / 10).await;
+        }
+    })
+    .await;
     key.rsplit_once('.').unwrap().0.to_owned()
 }
 

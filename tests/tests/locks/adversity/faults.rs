@@ -69,13 +69,12 @@ fn is_record(key: &Key) -> bool {
 /// The planned faults of one process's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// The fates of writes.
+    /// The fates of writes, and rejections of reads.
     pub(crate) plan: Arc<Plan>,
     /// Writes in transit.
     late: Arc<Mutex<Vec<Operation>>>,
     /// Results of reads of keys for which a replica that is behind answers.
     behind: Mutex<HashMap<Key, Option<KvEntry>>>,
-    rejected_read: Mutex<Option<KvError>>,
     vanished: Mutex<HashSet<Key>>,
     is_crashed: AtomicBool,
     is_unheard: AtomicBool,
@@ -152,12 +151,16 @@ impl Faults {
     /// Returns true if all single planned faults have happened. Otherwise a test would prove
     /// nothing.
     pub(crate) fn are_over(&self) -> bool {
-        self.plan.is_over() && self.rejected_read.lock().unwrap().is_none()
+        self.plan.is_over()
     }
 
-    /// Makes the next read of a record fail.
-    pub(crate) fn reject_read(&self, error: KvError) {
-        *self.rejected_read.lock().unwrap() = Some(error);
+    /// Makes the next read of a key with this prefix fail.
+    pub(crate) fn reject_read(&self, prefix: &'static str, error: KvError) {
+        let reads = On::matching(move |call| match &call.operation {
+            Operation::Entry(key) | Operation::LeaderEntry(key) => key.starts_with(prefix),
+            _ => false,
+        });
+        self.plan.add(reads.times(1), Fault::fail(error));
     }
 
     /// Makes reads of the key return this from now on, as if a replica that is behind answered.
@@ -226,17 +229,12 @@ impl Faults {
         }
     }
 
-    /// Counts a read, and returns its planned result. Returns `None` if it reads normally.
-    pub(crate) async fn finding(&self, key: &Key) -> Option<Result<Option<KvEntry>, KvError>> {
+    /// Counts a read, and returns the answer of a replica that is behind, if one answers.
+    pub(crate) async fn finding(&self, key: &Key) -> Option<Option<KvEntry>> {
         if self.reads.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
         }
-        if is_record(key)
-            && let Some(error) = self.rejected_read.lock().unwrap().take()
-        {
-            return Some(Err(error));
-        }
-        self.behind.lock().unwrap().get(key).map(|entry| Ok(entry.clone()))
+        self.behind.lock().unwrap().get(key).cloned()
     }
 
     pub(crate) fn is_lost(&self, key: &Key) -> bool {

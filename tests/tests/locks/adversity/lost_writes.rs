@@ -4,7 +4,7 @@ use shizuku_kv::KvError;
 use shizuku_kv::rw_lock::DistroRwLockError;
 
 use crate::adversity::faults::{Fate, Kind, broken, full, timeout, unavailable};
-use crate::adversity::world::{LEASE, World, pass, within};
+use crate::adversity::world::{LEASE, RECORD, World, pass, within};
 
 /// The transient fates of a write.
 fn passing() -> [Fate; 4] {
@@ -136,7 +136,7 @@ async fn claim_of_unknown_write_leaves_no_trace() {
         one.lock().write().await.unwrap().release().await.unwrap();
         one.faults.next(Kind::Record, fate.clone());
         if is_rejected {
-            one.faults.reject_read(broken());
+            one.faults.reject_read(RECORD, broken());
             let error = one.lock().write().await.map(drop).unwrap_err();
             assert!(matches!(error, DistroRwLockError::Store { .. }), "{fate:?}: {error:?}");
         } else {

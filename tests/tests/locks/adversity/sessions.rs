@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use shizuku_kv::rw_lock::LockLoss;
 use tokio::time::sleep;
 
-use crate::adversity::faults::{Fate, Kind};
+use crate::adversity::faults::{Fate, Kind, unavailable};
 use crate::adversity::world::{LEASE, Process, World, lock_of, pass, within};
 
 const LONG_LEASE: Duration = LEASE.saturating_mul(10);
@@ -141,6 +141,18 @@ async fn holder_without_acknowledgements_keeps_its_lock() {
     pass(30 * LEASE).await;
     assert!(held.is_held());
     held.release().await.unwrap();
+}
+
+/// The read that would show the outcome of a failed renewal may fail too. The next attempt renews.
+#[tokio::test(start_paused = true)]
+async fn holder_keeps_lock_after_failed_renewal_and_read() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    holder.faults.next(Kind::Renewal, Fate::Rejected(unavailable()));
+    holder.faults.reject_read("rw_lock_session.", unavailable());
+    pass(3 * LEASE).await;
+    assert!(held.is_held() && holder.faults.are_over());
 }
 
 /// A holder whose renewals never arrive is notified when its lease expires, and not when another

@@ -73,8 +73,8 @@ impl Hook for Backend {
                 faults.called();
                 faults.sent().await;
                 match faults.finding(key).await {
-                    Some(found) => Ok(found?.map(|entry| faults.dated(entry)).into()),
-                    None => next.call(call).await,
+                    Some(found) => Ok(found.map(|entry| faults.dated(entry)).into()),
+                    None => faults.plan.call(call, &next).await,
                 }
             }
             Operation::Entries(_) => {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use shizuku_kv::conformance::storage::{StorageNeed, StorageSuite, checks};
 use shizuku_kv::replica::{
-    LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, StorageError,
+    LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, ReplicaStorage, StorageError,
 };
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
 use shizuku_kv_tests::is_long;
@@ -31,6 +31,13 @@ fn histories() -> usize {
 async fn storage_in_memory_passes() {
     let suite = StorageSuite::new(|_name| async { Ok(MemoryStorage::new()) }).not_durable();
     let report = suite.histories(histories()).deadline(Duration::from_secs(600)).run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+#[tokio::test]
+async fn boxed_storage_passes() {
+    let open = |_name| async { Ok(Box::new(MemoryStorage::new()) as Box<dyn ReplicaStorage>) };
+    let report = StorageSuite::new(open).not_durable().histories(1).run().await;
     assert!(report.is_ok(), "{report}");
 }
 
