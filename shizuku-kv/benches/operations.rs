@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -70,6 +71,12 @@ const OTHER_KEY: &str = "config.datahoard";
 
 /// Target of every comparison with async-nats: the highest ratio of the times.
 const TARGET: f64 = 1.05;
+
+/// The same for a write next to one without the header that makes its outcome known.
+const BARE: f64 = 1.10;
+
+/// A header of the size of ours.
+const HEADER: (&str, &str) = ("Shizuku-Op", "0123456789abcdef01234567");
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -121,12 +128,23 @@ async fn run(effort: Effort) {
     // The value that the other side reads here has no header, so the server answers faster.
     let other = typed_read(&world, OTHER_KEY, effort).await;
     lines.push(other.line("typed read, other of its own value", Unit::Each, TARGET));
-    lines.push(typed_write(&world, effort).await.line("typed write", Unit::Each, TARGET));
-    lines.push(typed_swap(&world, effort).await.line("typed CAS", Unit::Each, TARGET));
+    let same = plain_writes(&world, effort).await;
+    for (headers, header, target) in [(true, "with a header", TARGET), (false, "bare", BARE)] {
+        let write = typed_write(&world, headers, effort).await;
+        let case = format!("typed write, other {header}");
+        lines.push(write.line_beside(&same, &case, Unit::Each, target));
+        let swap = typed_swap(&world, headers, effort).await;
+        let case = format!("typed CAS, other {header}");
+        lines.push(swap.line_beside(&same, &case, Unit::Each, target));
+    }
     let what = format!("get_many({})", effort.get_many);
     lines.push(get_many(&world, effort).await.line(&what, Unit::Item, TARGET));
-    let what = format!("put_many({})", effort.put_many);
-    lines.push(put_many(&world, effort).await.line(&what, Unit::Item, TARGET));
+    let same = plain_put_many(&world, effort).await;
+    for (headers, header, target) in [(true, "with a header", TARGET), (false, "bare", BARE)] {
+        let case = format!("put_many({}), other {header}", effort.put_many);
+        let put = put_many(&world, headers, effort).await;
+        lines.push(put.line_beside(&same, &case, Unit::Item, target));
+    }
     let what = format!("scan of {} keys", effort.scan);
     lines.push(scan(&world, effort).await.line(&what, Unit::Item, TARGET));
     println!("\ncase | ours | other | ratio | target | met");
@@ -187,7 +205,53 @@ async fn typed_read(world: &World, other_key: &str, effort: Effort) -> Compariso
     .await
 }
 
-async fn typed_write(world: &World, effort: Effort) -> Comparison {
+/// A plain put, with a header on request.
+async fn plain_put(world: &World, key: &str, bytes: Vec<u8>, has_header: bool) {
+    let subject = format!("{}{key}", world.other.prefix);
+    let headers = headers(has_header);
+    let sent = world.context.publish_with_headers(subject, headers, bytes.into()).await.unwrap();
+    black_box(sent.await.unwrap());
+}
+
+fn headers(has_header: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if has_header {
+        headers.insert(HEADER.0, HEADER.1);
+    }
+    headers
+}
+
+/// The noise of single writes: the same plain put on both sides.
+async fn plain_writes(world: &World, effort: Effort) -> Comparison {
+    let bytes = serde_json::to_vec(&DatabaseConfig::example(8)).unwrap();
+    let put = async || plain_put(world, OTHER_KEY, bytes.clone(), true).await;
+    Comparison::singles(effort.single, put, put).await
+}
+
+/// The noise of many writes: the same plain writes on both sides.
+async fn plain_put_many(world: &World, effort: Effort) -> Comparison {
+    let items = items(effort.put_many);
+    let put = || per_item(effort.put_many, plain_puts(world, &items, true));
+    Comparison::run(effort.many, put, put).await
+}
+
+/// Plain writes, all sent before the first acknowledgement is looked at.
+async fn plain_puts(world: &World, items: &[(String, Bytes)], has_header: bool) {
+    let mut acknowledgements = Vec::with_capacity(items.len());
+    for (key, value) in items.iter().cloned() {
+        let subject = format!("{}{key}", world.other.prefix);
+        let sent = match has_header {
+            true => world.context.publish_with_headers(subject, headers(true), value).await,
+            false => world.context.publish(subject, value).await,
+        };
+        acknowledgements.push(sent.unwrap());
+    }
+    for acknowledgement in acknowledgements {
+        black_box(acknowledgement.await.unwrap());
+    }
+}
+
+async fn typed_write(world: &World, has_header: bool, effort: Effort) -> Comparison {
     let record = DatabaseConfig::example(8);
     Comparison::singles(
         effort.single,
@@ -196,13 +260,17 @@ async fn typed_write(world: &World, effort: Effort) -> Comparison {
         },
         || async {
             let bytes = serde_json::to_vec(&record).unwrap();
-            black_box(world.other.put(OTHER_KEY, bytes.into()).await.unwrap());
+            if has_header {
+                plain_put(world, OTHER_KEY, bytes, true).await;
+            } else {
+                black_box(world.other.put(OTHER_KEY, bytes.into()).await.unwrap());
+            }
         },
     )
     .await
 }
 
-async fn typed_swap(world: &World, effort: Effort) -> Comparison {
+async fn typed_swap(world: &World, has_header: bool, effort: Effort) -> Comparison {
     let record = DatabaseConfig::example(9);
     let version = record.write_to_anyway(&world.ours).await.unwrap();
     let version = AtomicU64::new(version.as_u64().expect("a numbered version"));
@@ -217,7 +285,15 @@ async fn typed_swap(world: &World, effort: Effort) -> Comparison {
         || async {
             let bytes = serde_json::to_vec(&record).unwrap();
             let expected = revision.load(Relaxed);
-            let written = world.other.update(OTHER_KEY, bytes.into(), expected).await.unwrap();
+            let written = if has_header {
+                let subject = format!("{}{OTHER_KEY}", world.other.prefix);
+                let mut headers = headers(true);
+                headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+                let sent = world.context.publish_with_headers(subject, headers, bytes.into());
+                sent.await.unwrap().await.unwrap().sequence
+            } else {
+                world.other.update(OTHER_KEY, bytes.into(), expected).await.unwrap()
+            };
             revision.store(written, Relaxed);
         },
     )
@@ -254,7 +330,7 @@ async fn get_many(world: &World, effort: Effort) -> Comparison {
     .await
 }
 
-async fn put_many(world: &World, effort: Effort) -> Comparison {
+async fn put_many(world: &World, has_header: bool, effort: Effort) -> Comparison {
     let items = items(effort.put_many);
     Comparison::run(
         effort.many,
@@ -265,19 +341,7 @@ async fn put_many(world: &World, effort: Effort) -> Comparison {
                 }
             })
         },
-        || {
-            per_item(effort.put_many, async {
-                // Everything is sent before the first acknowledgement is looked at.
-                let mut acknowledgements = Vec::with_capacity(items.len());
-                for (key, value) in items.clone() {
-                    let subject = format!("{}{key}", world.other.prefix);
-                    acknowledgements.push(world.context.publish(subject, value).await.unwrap());
-                }
-                for acknowledgement in acknowledgements {
-                    black_box(acknowledgement.await.unwrap());
-                }
-            })
-        },
+        || per_item(effort.put_many, plain_puts(world, &items, has_header)),
     )
     .await
 }

@@ -92,11 +92,39 @@ impl Comparison {
         Self(all)
     }
 
+    /// The ratios within a round.
+    fn ratios(&self) -> Vec<f64> {
+        sorted(self.0.iter().map(|round| round.ours.as_secs_f64() / round.other.as_secs_f64()))
+    }
+
     pub(crate) fn line(&self, case: &str, unit: Unit, target: f64) -> String {
+        self.line_within(None, case, unit, target)
+    }
+
+    /// The same beside an A/A comparison, the same operation on both sides: the target is met if
+    /// the ratio exceeds it by at most half of the spread of that comparison.
+    pub(crate) fn line_beside(&self, same: &Self, case: &str, unit: Unit, target: f64) -> String {
+        let ratios = same.ratios();
+        self.line_within(Some((at(&ratios, 0.05), at(&ratios, 0.95))), case, unit, target)
+    }
+
+    fn line_within(
+        &self,
+        noise: Option<(f64, f64)>,
+        case: &str,
+        unit: Unit,
+        target: f64,
+    ) -> String {
         let ours = sorted(self.0.iter().map(|round| round.ours.as_secs_f64()));
         let other = sorted(self.0.iter().map(|round| round.other.as_secs_f64()));
-        let ratios = sorted(self.0.iter().map(|r| r.ours.as_secs_f64() / r.other.as_secs_f64()));
+        let ratios = self.ratios();
         let ratio = median(&ratios);
+        let (most, noise) = match noise {
+            Some((least, most)) => {
+                (target + (most - least) / 2.0, format!(", A/A {least:.3} to {most:.3}"))
+            }
+            None => (target, String::new()),
+        };
         let shown = |times: &[f64]| match unit {
             Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
             Unit::Item => {
@@ -104,16 +132,21 @@ impl Comparison {
             }
         };
         let line = format!(
-            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}) | <= {target} | {}",
+            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}{noise}) | <= {target} | {}",
             shown(&ours),
             shown(&other),
             ratios[0],
             ratios[ratios.len() - 1],
-            met(ratio <= target),
+            met(ratio <= most),
         );
         println!("measured: {line}");
         line
     }
+}
+
+/// The value at a share of sorted ones.
+fn at(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share).round() as usize]
 }
 
 pub(crate) fn met(met: bool) -> &'static str {

@@ -125,10 +125,7 @@ impl Link {
 
     /// Returns an id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
-        let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        // The width is constant, because the server counts headers. A full bucket accepts a value
-        // of the same size only if the headers have not become longer.
-        format!("{:016x}{number:08x}", self.operation_prefix)
+        operation_id(self.operation_prefix, self.operations.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Returns whether the server is at least of this version. An unreadable version counts as old.
@@ -387,6 +384,15 @@ impl Link {
     }
 }
 
+/// Returns 24 hexadecimal digits: 56 bits of the prefix, and 40 bits of the number, which a
+/// connection does not exhaust. The width is constant, because the server counts headers. A full
+/// bucket accepts a value of the same size only if the headers have not become longer.
+fn operation_id(prefix: u64, number: u64) -> String {
+    let id = u128::from(prefix >> 8) << 40 | u128::from(number & ((1 << 40) - 1));
+    let digits = (0..24).rev().map(|digit| (id >> (4 * digit)) as usize % 16);
+    digits.map(|digit| char::from(b"0123456789abcdef"[digit])).collect()
+}
+
 /// Returns the major and the minor version, with zeros for unreadable parts.
 pub(super) fn parse_version(version: &str) -> (u64, u64) {
     let mut parts =
@@ -396,7 +402,17 @@ pub(super) fn parse_version(version: &str) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn ids_differ_and_have_one_width() {
+        assert_eq!(operation_id(0xfedc_ba98_7654_3210, 0x12), "fedcba987654320000000012");
+        let ids = [0, 1, 15, 16, u64::from(u32::MAX) + 1, (1 << 40) - 1];
+        let ids: HashSet<_> = ids.map(|number| operation_id(u64::MAX, number)).into();
+        assert!(ids.len() == 6 && ids.iter().all(|id| id.len() == 24));
+    }
 
     #[test]
     fn versions() {
