@@ -132,6 +132,7 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
         ("fenced_writes", has.fenced_writes, can.fenced_writes),
         ("expiry_events", has.expiry_events, can.expiry_events),
         ("leader_reads", has.leader_reads, can.leader_reads),
+        ("linearizable_reads", has.linearizable_reads, can.linearizable_reads),
         ("persistent", has.persistent, can.persistent),
         ("shared", has.shared, can.shared),
     ];

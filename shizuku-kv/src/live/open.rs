@@ -13,7 +13,7 @@ use super::status::{LiveStatus, LiveSyncState, State};
 use super::stream::TaskHandle;
 use super::value::Live;
 use crate::record::{ByteDeserialize, KeyValue, KvReadError, type_name};
-use crate::store::{Deadline, Key, KvError, Store, WatchScope, in_runtime};
+use crate::store::{Deadline, Key, KvError, Store, in_runtime};
 use crate::watch::{Event, Follower, upkeep};
 
 /// Waits for the first good value, for as long as the store's deadline.
@@ -111,7 +111,7 @@ struct Beginning {
 impl Beginning {
     fn new(store: Store, key: Key) -> Self {
         let deadline = Deadline::after(store.deadline());
-        let follower = Follower::shared(&store, WatchScope::Key(key.clone()));
+        let follower = Follower::shared_after_read(&store, key.clone());
         Self { store, key, deadline, follower, last_error: None }
     }
 
@@ -190,7 +190,7 @@ impl Beginning {
         // The wait is over. From here on, the watch has the time that it needs.
         let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
         follower.set_store(store);
-        let comparison = upkeep.compare(key, known);
+        let comparison = upkeep.compare::<SharedLive<V>>(key, known);
         let id = comparison.id();
         let task =
             LiveTask { follower, policy, value: Arc::clone(&value), states: sender, comparison };

@@ -8,7 +8,7 @@ use super::key::{check_own, check_scope, own_store_key, prints_as, record_key};
 use super::key_value::{decode, decode_entry, decode_unchecked};
 use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
 use crate::store::{Key, KvEntry, Store, WatchCursor, WatchScope};
-use crate::watch::shared_watch;
+use crate::watch::{Start, shared_watch};
 
 type History<T> = Vec<Result<TypedUpdate<T>, KvReadError>>;
 
@@ -110,7 +110,9 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let key = own_store_key::<Self>(&key.into());
-        async move { Ok(TypedWatch::new(shared_watch(store, WatchScope::Key(key?)).await?)) }
+        async move {
+            Ok(TypedWatch::new(shared_watch(store, WatchScope::Key(key?), Start::Watch).await?))
+        }
     }
 
     /// Watches all records of this type, as far as [`KeyValue::kv_scope`] selects them. Every key
@@ -126,7 +128,7 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = Self::kv_scope();
-        async move { Ok(TypedWatch::new(shared_watch(store, scope?).await?)) }
+        async move { Ok(TypedWatch::new(shared_watch(store, scope?, Start::Watch).await?)) }
     }
 
     /// Watches the records in a scope. Every key in the scope has to be of this type. A key of
@@ -144,7 +146,7 @@ pub trait KeyValueRead: KeyValue {
         let scope = scope.into();
         async move {
             check_scope::<Self>(&scope)?;
-            Ok(TypedWatch::new(shared_watch(store, scope).await?))
+            Ok(TypedWatch::new(shared_watch(store, scope, Start::Watch).await?))
         }
     }
 

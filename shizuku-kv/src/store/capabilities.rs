@@ -41,6 +41,10 @@ pub struct ConnectionCapabilities {
     /// [`ReadConsistency::Leader`](crate::ReadConsistency::Leader) is honoured: a store opened with
     /// it reads its own writes.
     pub leader_reads: bool,
+    /// A read from the replica that decides writes never misses a write that was acknowledged or
+    /// delivered to a watch. A NATS bucket with several replicas does not have it: a replaced
+    /// leader may answer for a moment.
+    pub linearizable_reads: bool,
     /// Values survive the end of the process that wrote them.
     pub persistent: bool,
     /// Other processes and machines see the same stores.

@@ -10,9 +10,9 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::shared::shared_watch;
+use super::shared::{Start, shared_watch};
 use crate::store::{
-    KvError, KvResult, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
+    Key, KvError, KvResult, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
     in_runtime, timer,
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Follower {
 enum Source {
     /// The watches share an upstream with others, and begin with the initial state.
     Shared,
+    /// The same, but the first watch may begin with a read of its key: see [`Start::Read`].
+    SharedAfterRead,
     /// The watches belong to this follower alone. The next one resumes from the cursor, or begins
     /// with the initial state.
     Own(Option<WatchCursor>),
@@ -106,6 +108,12 @@ impl Follower {
     /// Follows a scope over watches that share upstreams with others of the same handle.
     pub(crate) fn shared(store: &Store, scope: WatchScope) -> Self {
         Self::new(store, scope, Source::Shared)
+    }
+
+    /// Follows a key like [`shared`](Self::shared), but the first watch may begin with a read of
+    /// the key. The owner has to compare the key with the store now and then.
+    pub(crate) fn shared_after_read(store: &Store, key: Key) -> Self {
+        Self::new(store, WatchScope::Key(key), Source::SharedAfterRead)
     }
 
     /// Follows a scope over watches of its own. A slow reader slows the source of such a watch.
@@ -187,9 +195,13 @@ impl Follower {
 
     fn open(&mut self) {
         let (store, scope, source) = (self.store.clone(), self.scope.clone(), self.source);
+        if let Source::SharedAfterRead = source {
+            self.source = Source::Shared;
+        }
         self.state = State::Opening(Box::pin(async move {
             match source {
-                Source::Shared => shared_watch(&store, scope).await,
+                Source::Shared => shared_watch(&store, scope, Start::Watch).await,
+                Source::SharedAfterRead => shared_watch(&store, scope, Start::Read).await,
                 Source::Own(Some(cursor)) => store.watch_from(scope, cursor).await,
                 Source::Own(None) => store.watch(scope).await,
             }
@@ -280,7 +292,7 @@ impl Follower {
 
     fn next_pause(&mut self) -> Duration {
         let longest = match self.source {
-            Source::Shared => LONGEST_SHARED_PAUSE,
+            Source::Shared | Source::SharedAfterRead => LONGEST_SHARED_PAUSE,
             Source::Own(_) => LONGEST_PAUSE,
         };
         let pauses = self.pauses.get_or_insert_with(|| backoff(FIRST_PAUSE, longest));

@@ -11,5 +11,5 @@ mod unverified;
 
 pub(crate) use follower::{Event, Follower};
 pub(crate) use pulse::Pulse;
-pub(crate) use shared::{KeyComparison, Upkeep, shared_watch, upkeep};
+pub(crate) use shared::{KeyComparison, Start, Upkeep, shared_watch, upkeep};
 pub(crate) use unverified::{NewestHeld, Recent, UnverifiedPosition, Verification};

@@ -30,6 +30,7 @@ pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     fenced_writes: true,
     expiry_events: true,
     leader_reads: true,
+    linearizable_reads: true,
     persistent: false,
     shared: false,
 };

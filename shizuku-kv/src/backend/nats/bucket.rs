@@ -89,6 +89,7 @@ pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
         fenced_writes: true,
         expiry_events: markers,
         leader_reads: true,
+        linearizable_reads: true,
         persistent: true,
         shared: true,
     }

@@ -32,6 +32,7 @@ pub(super) struct Settings {
     /// Whether the server counts a message that replaces a value in addition to that value. With a
     /// history the stream keeps both. From 2.12 on, replicas count first and replace afterwards.
     pub(super) counts_replaced: bool,
+    pub(super) has_one_copy: bool,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
     /// Whether values can have times to live. Only the settings of a
@@ -84,6 +85,7 @@ impl Settings {
             end_time: info.last_time(),
             history,
             counts_replaced: history != 1 || info.number("num_replicas") > 1,
+            has_one_copy: info.number("num_replicas") <= 1,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
             // With a longer history, the previous value would be restored when the newest expires

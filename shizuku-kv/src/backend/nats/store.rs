@@ -36,6 +36,7 @@ impl KvStore for NatsStore {
         capabilities.key_ttl = self.0.bucket.settings().key_ttl;
         capabilities.fenced_writes = self.0.bucket.settings().keeps_fences();
         capabilities.expiry_events = self.0.bucket.settings().expiry_events;
+        capabilities.linearizable_reads = self.0.bucket.settings().has_one_copy;
         capabilities
     }
 

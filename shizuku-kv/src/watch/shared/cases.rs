@@ -17,6 +17,8 @@ struct Table {
     subscriptions: Subscriptions,
     openings: Vec<Opening>,
     subscribers: usize,
+    /// Whether subscribers may begin with a read of their key.
+    reads: bool,
 }
 
 fn key(number: usize) -> Key {
@@ -42,9 +44,9 @@ impl Table {
         self.subscribers += 1;
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let joined = self.subscriptions.join(interest, deadline, Arc::clone(&mailbox));
+        let id = self.subscriptions.join(interest, self.reads, deadline, Arc::clone(&mailbox));
         self.collect();
-        (joined.id, mailbox)
+        (id, mailbox)
     }
 
     fn join_key(&mut self, number: usize) -> (SubscriberId, Arc<Mailbox>) {
@@ -82,7 +84,7 @@ impl Table {
     /// Returns a table in which one subscriber of key 1 has an upstream at this position, and a
     /// second one waits for the entry of the key.
     fn with_a_read(position: u64) -> (Self, UpstreamId, SubscriberId, Arc<Mailbox>) {
-        let mut table = Self { subscriptions: Subscriptions::new(true), ..Self::default() };
+        let mut table = Self { reads: true, ..Self::default() };
         let (_, first) = table.join_key(1);
         let upstream = table.catch_up(1, position).upstream;
         assert_eq!(read(&first).0, [0]);
@@ -411,7 +413,7 @@ fn subscriber_may_leave_while_its_key_is_read() {
 
 #[test]
 fn crowd_of_subscribers_is_not_read_key_by_key() {
-    let mut table = Table { subscriptions: Subscriptions::new(true), ..Table::default() };
+    let mut table = Table { reads: true, ..Table::default() };
     table.join_key(0);
     table.catch_up(1, 10);
     for _ in 0..64 {

@@ -14,9 +14,9 @@
 //!   were already delivered. When the replacement has caught up, the others end. Up to
 //!   [`EXACT_KEYS`](scopes::EXACT_KEYS) keys are requested by name; beyond, prefixes that cover
 //!   them.
-//! - A subscriber of a key that such an upstream covers listens to it from the start, and reads the
-//!   key from the leader as its initial state. If that is impossible or fails, an upstream of its
-//!   own delivers the initial state, and ends at the marker (ADR 0097).
+//! - A subscriber of a key that such an upstream covers listens to it from the start. The upstream
+//!   that delivers the subscriber's initial state ends at the marker. The initial state of a live
+//!   value is read from the leader instead, if that is possible (ADR 0097).
 //! - Upstreams of the same prefixes become one when both have caught up.
 //!
 //! [`subscriptions`] records which upstream feeds which subscriber: plain data behind one mutex,
@@ -46,11 +46,13 @@ use tokio::runtime;
 use tokio::sync::watch;
 
 use self::mailbox::Mailbox;
-use self::subscriptions::{Ended, Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
+use self::subscriptions::{
+    Ended, Interest, Opening, Read, SubscriberId, Subscriptions, UpstreamId,
+};
 pub(crate) use self::upkeep::{KeyComparison, Upkeep};
 use crate::store::{
-    Attached, Deadline, Key, KvEntry, KvError, KvResult, KvStore, KvWatcher, Store, Watch,
-    WatchCursor, WatchLink, WatchScope, lock,
+    Attached, Deadline, KvError, KvResult, KvStore, KvWatcher, Store, Watch, WatchCursor,
+    WatchLink, WatchScope, lock,
 };
 
 const OPERATION: &str = "watch";
@@ -64,15 +66,29 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 /// Pause before the next opening after one that failed, for all upstreams together.
 const REST: Duration = Duration::from_millis(100);
 
+/// The initial state of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The state of a watch of the backend that was opened after the request.
+    Watch,
+    /// The entry of the key that the leader has after the request, if another watch covers the key
+    /// already (ADR 0097).
+    Read,
+}
+
 /// Opens a watch that shares an upstream with other watches of the same handle and its clones. A
 /// slow subscriber then does not slow its source, but reads only the newest entry of each key.
 ///
 /// # Errors
 /// As for [`Store::watch`].
-pub(crate) async fn shared_watch(store: &Store, scope: WatchScope) -> KvResult<Watch> {
+pub(crate) async fn shared_watch(
+    store: &Store,
+    scope: WatchScope,
+    start: Start,
+) -> KvResult<Watch> {
     scope.check_prefixes()?;
     let deadline = store.deadline_of(OPERATION, None)?;
-    store.attached::<SharedWatches>().watch(store.backend(), scope, deadline).await
+    store.attached::<SharedWatches>().watch(store.backend(), scope, start, deadline).await
 }
 
 /// Returns the upkeep of the live values of a handle and its clones on this runtime.
@@ -102,6 +118,7 @@ impl SharedWatches {
         self: &Arc<Self>,
         backend: &Arc<dyn KvStore>,
         scope: WatchScope,
+        start: Start,
         deadline: Deadline,
     ) -> KvResult<Watch> {
         let runtime = runtime::Handle::try_current().ok();
@@ -115,12 +132,9 @@ impl SharedWatches {
                 Interest::Scope(scope)
             }
         };
-        let (subscription, key) = self.hub(backend).join(interest, deadline);
-        if let Some(key) = key {
-            let limit = Deadline::after((deadline.remaining() / 4).min(READ_LIMIT));
-            let entry = limit.bound(OPERATION, Some(&key), backend.leader_entry(&key, limit)).await;
-            subscription.begin_with(entry);
-        }
+        let can = backend.capabilities();
+        let may_read = start == Start::Read && can.ordered_versions && can.linearizable_reads;
+        let subscription = self.hub(backend).join(interest, may_read, deadline);
         deadline.bound(OPERATION, None, subscription.mailbox.opened()).await?;
         let link = subscription.mailbox.link();
         let updates = stream::unfold(subscription, |subscription| async move {
@@ -158,7 +172,7 @@ impl SharedWatches {
         let hub = Arc::new(Hub {
             backend: Arc::clone(backend),
             runtime: runtime::Handle::current(),
-            subscriptions: Mutex::new(Subscriptions::new(backend.capabilities().ordered_versions)),
+            subscriptions: Mutex::default(),
         });
         hubs.push((id, Arc::downgrade(&hub)));
         hub
@@ -205,27 +219,40 @@ struct Hub {
 }
 
 impl Hub {
-    /// Subscribes. Returns also the key whose newest entry the caller has to read for
-    /// [`Subscription::begin_with`], if the subscription begins with it.
     fn join(
         self: Arc<Self>,
         interest: Interest,
+        may_read: bool,
         deadline: Deadline,
-    ) -> (Subscription, Option<Key>) {
+    ) -> Subscription {
         let mailbox = Arc::new(Mailbox::new());
-        let key = interest.key().cloned();
-        let joined =
-            self.with(|subscriptions| subscriptions.join(interest, deadline, Arc::clone(&mailbox)));
-        let subscription = Subscription { hub: self, subscriber: joined.id, mailbox };
-        (subscription, key.filter(|_| joined.reads))
+        let subscriber = self.with(|subscriptions| {
+            subscriptions.join(interest, may_read, deadline, Arc::clone(&mailbox))
+        });
+        Subscription { hub: self, subscriber, mailbox }
+    }
+
+    /// Reads the newest entry of a key for a subscriber.
+    async fn read(self: Arc<Self>, Read { subscriber, key }: Read) {
+        let deadline = Deadline::after(READ_LIMIT);
+        let entry = self.backend.leader_entry(&key, deadline);
+        let entry = deadline.bound(OPERATION, Some(&key), entry).await;
+        if let Err(error) = &entry {
+            let store = self.backend.name();
+            tracing::debug!(store, %key, %error, "cannot read a key, opening a watch for it");
+        }
+        self.with(|subscriptions| subscriptions.begin_with(subscriber, entry));
     }
 
     /// Changes the subscriptions, then opens the due upstreams and wakes subscribers.
     fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions) -> T) -> T {
         let mut subscriptions = lock(&self.subscriptions);
         let result = change(&mut subscriptions);
-        let (wakers, openings) = subscriptions.take_due();
+        let (wakers, openings, reads) = subscriptions.take_due();
         drop(subscriptions);
+        for read in reads {
+            self.runtime.spawn(Arc::clone(self).read(read));
+        }
         for opening in openings {
             let upstream =
                 Upstream { hub: Arc::clone(self), id: opening.upstream, has_ended: false };
@@ -244,13 +271,6 @@ struct Subscription {
     hub: Arc<Hub>,
     subscriber: SubscriberId,
     mailbox: Arc<Mailbox>,
-}
-
-impl Subscription {
-    /// Begins with the entry of its key that the leader has.
-    fn begin_with(&self, entry: KvResult<Option<KvEntry>>) {
-        self.hub.with(|subscriptions| subscriptions.begin_with(self.subscriber, entry));
-    }
 }
 
 impl Drop for Subscription {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use self::subscriber::SimulatedSubscriber;
 use super::mailbox::Mailbox;
-use super::subscriptions::{Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
+use super::subscriptions::{Interest, Opening, Read, Subscriptions, UpstreamId};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink,
     WatchScope,
@@ -79,21 +79,14 @@ struct SimulatedWatch {
     resumed: bool,
 }
 
-/// A read of a key as the initial state of a subscriber.
-struct Read {
-    subscriber: SubscriberId,
-    key: Key,
-    /// The newest entry when the leader answered.
-    answer: Option<Option<KvEntry>>,
-}
-
 struct World {
     random: fastrand::Rng,
     subscriptions: Subscriptions,
     log: Log,
     keys: Vec<Key>,
     openings: Vec<Opening>,
-    reads: Vec<Read>,
+    /// Each with the newest entry of its key when the leader answered.
+    reads: Vec<(Read, Option<Option<KvEntry>>)>,
     watches: BTreeMap<UpstreamId, SimulatedWatch>,
     subscribers: Vec<SimulatedSubscriber>,
     /// Whether opening an upstream sometimes fails.
@@ -107,7 +100,7 @@ impl World {
             .collect();
         Self {
             random: fastrand::Rng::with_seed(seed),
-            subscriptions: Subscriptions::new(!seed.is_multiple_of(3)),
+            subscriptions: Subscriptions::default(),
             log: Log::default(),
             keys,
             openings: Vec::new(),
@@ -119,8 +112,9 @@ impl World {
     }
 
     fn run_until_idle(&mut self) {
-        let (_, openings) = self.subscriptions.take_due();
+        let (_, openings, reads) = self.subscriptions.take_due();
         self.openings.extend(openings);
+        self.reads.extend(reads.into_iter().map(|read| (read, None)));
         // Upstreams without subscribers have been stopped.
         let subscriptions = &self.subscriptions;
         self.watches.retain(|id, _| subscriptions.has(*id));
@@ -145,13 +139,11 @@ impl World {
         };
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let joined = self.subscriptions.join(interest.clone(), deadline, Arc::clone(&mailbox));
-        if joined.reads {
-            let key = interest.key().cloned().unwrap();
-            self.reads.push(Read { subscriber: joined.id, key, answer: None });
-        }
+        let may_read = self.random.bool();
+        let id =
+            self.subscriptions.join(interest.clone(), may_read, deadline, Arc::clone(&mailbox));
         let mut subscriber = SimulatedSubscriber {
-            id: joined.id,
+            id,
             interest,
             mailbox,
             expected: BTreeMap::new(),
@@ -180,15 +172,17 @@ impl World {
             return;
         }
         let at = self.random.usize(..self.reads.len());
-        let read = &mut self.reads[at];
-        if read.answer.is_none() {
-            read.answer = Some(self.log.newest(&read.key).map(|newest| self.log.entry(newest)));
+        let (read, answer) = &mut self.reads[at];
+        if answer.is_none() {
+            *answer = Some(self.log.newest(&read.key).map(|newest| self.log.entry(newest)));
             return;
         }
-        let Read { subscriber, answer, .. } = self.reads.swap_remove(at);
+        let (Read { subscriber, .. }, answer) = self.reads.swap_remove(at);
         let failed = self.fails && self.random.u8(0..20) == 0;
         let answer = match failed {
-            true => Err(KvError::Closed { operation: "test" }),
+            true => {
+                Err(KvError::Unavailable { operation: "test", reason: String::new(), source: None })
+            }
             false => Ok(answer.flatten()),
         };
         self.subscriptions.begin_with(subscriber, answer);

@@ -37,7 +37,7 @@ const DENIED: Duration = Duration::from_secs(60);
 /// opened, which serve many subscribers at once.
 const MOST_READS: usize = 64;
 
-/// Time without such reads after one that failed.
+/// Time without such reads after one that the leader did not answer, or denied.
 const READ_PAUSE: Duration = Duration::from_secs(10);
 
 /// Maximum size in bytes of a value that is copied, so that a small value does not keep the buffer
@@ -68,13 +68,11 @@ pub(super) struct Opening {
     pub(super) stop: Arc<Notify>,
 }
 
-/// A subscriber that has joined.
+/// A key whose newest entry is to be read from the leader, for [`Subscriptions::begin_with`].
 #[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) id: SubscriberId,
-    /// Whether the caller has to read the newest entry of its key, for
-    /// [`Subscriptions::begin_with`].
-    pub(super) reads: bool,
+pub(super) struct Read {
+    pub(super) subscriber: SubscriberId,
+    pub(super) key: Key,
 }
 
 /// Consequence of an upstream's end, for the log.
@@ -152,9 +150,6 @@ pub(super) struct Subscriptions {
     failing: bool,
     /// The upstream to which the subscribers of others will be moved.
     replacement: Option<UpstreamId>,
-    /// Whether the positions of cursors are the versions of entries, so that an entry that was read
-    /// has a place among the updates of an upstream.
-    ordered_versions: bool,
     /// The subscribers whose keys are being read, and the cursors of the upstreams that they listen
     /// to, as of their joining.
     reading: HashMap<SubscriberId, WatchCursor>,
@@ -164,13 +159,14 @@ pub(super) struct Subscriptions {
     /// once. The permission can change while the connection is open.
     no_replacement_until: Option<Instant>,
     due: Vec<Opening>,
+    due_reads: Vec<Read>,
     wakers: Vec<Waker>,
     /// Reason for opening no upstream any more.
     closed: Option<KvError>,
 }
 
 impl Interest {
-    pub(super) fn key(&self) -> Option<&Key> {
+    fn key(&self) -> Option<&Key> {
         match self {
             Self::Key(key) => Some(key),
             Self::Scope(_) => None,
@@ -226,26 +222,26 @@ impl Upstream {
 }
 
 impl Subscriptions {
-    /// Creates an empty table. `ordered_versions` is the backend's capability.
-    pub(super) fn new(ordered_versions: bool) -> Self {
-        Self { ordered_versions, ..Self::default() }
-    }
-
     /// Returns the due actions, to be performed without the mutex.
-    pub(super) fn take_due(&mut self) -> (Vec<Waker>, Vec<Opening>) {
-        (std::mem::take(&mut self.wakers), std::mem::take(&mut self.due))
+    pub(super) fn take_due(&mut self) -> (Vec<Waker>, Vec<Opening>, Vec<Read>) {
+        let wakers = std::mem::take(&mut self.wakers);
+        (wakers, std::mem::take(&mut self.due), std::mem::take(&mut self.due_reads))
     }
 
+    /// Adds a subscriber. `may_read` is whether a read of its key may be its initial state: an
+    /// entry that the leader returns is then at least as new as every update that was delivered
+    /// before, and its version is its position among the updates.
     pub(super) fn join(
         &mut self,
         interest: Interest,
+        may_read: bool,
         deadline: Deadline,
         mailbox: Arc<Mailbox>,
-    ) -> Joined {
+    ) -> SubscriberId {
         let id = self.new_id();
         if let Some(error) = &self.closed {
             self.wakers.extend(mailbox.end(error));
-            return Joined { id, reads: false };
+            return id;
         }
         // An upstream that covers this key already becomes the pending upstream, so that the read
         // or the upstream that delivers the initial state can end. The subscriber listens to the
@@ -254,7 +250,9 @@ impl Subscriptions {
             let covers = |upstream: &Upstream| {
                 upstream.of_keys && upstream.is_sound() && upstream.scope.matches(key)
             };
-            self.upstreams.iter().find(|(_, upstream)| covers(upstream)).map(|(id, _)| *id)
+            // The newest is not of a store that was deleted since.
+            let covering = self.upstreams.iter().filter(|(_, upstream)| covers(upstream));
+            covering.map(|(id, _)| *id).max()
         });
         let subscriber = Subscriber {
             interest: interest.clone(),
@@ -274,18 +272,20 @@ impl Subscriptions {
         if let Some(next) = next {
             self.listen(id, next);
         }
-        if let Some(cursor) = cursor.filter(|_| self.may_read()) {
+        if let Some(cursor) = cursor.filter(|_| may_read && self.has_turn_to_read())
+            && let Some(key) = interest.key().cloned()
+        {
             self.reading.insert(id, cursor);
-            return Joined { id, reads: true };
+            self.due_reads.push(Read { subscriber: id, key });
+            return id;
         }
         self.wait(id, interest);
         self.open_waiting();
-        Joined { id, reads: false }
+        id
     }
 
-    fn may_read(&self) -> bool {
-        self.ordered_versions
-            && self.reading.len() < MOST_READS
+    fn has_turn_to_read(&self) -> bool {
+        self.reading.len() < MOST_READS
             && self.no_reads_until.is_none_or(|until| Instant::now() >= until)
     }
 
@@ -294,13 +294,16 @@ impl Subscriptions {
     /// of another store, an upstream of its own delivers the initial state.
     pub(super) fn begin_with(&mut self, id: SubscriberId, entry: Result<Option<KvEntry>, KvError>) {
         let Some(since) = self.reading.remove(&id) else { return };
-        if entry.is_err() {
+        if let Err(
+            KvError::Timeout { .. } | KvError::Unavailable { .. } | KvError::Unauthorized { .. },
+        ) = &entry
+        {
             self.no_reads_until = Some(Instant::now() + READ_PAUSE);
         }
         let begun = entry.ok().flatten().and_then(|entry| self.begin_at(id, entry, since));
-        if begun.is_none()
-            && let Some(subscriber) = self.subscribers.get(&id)
-        {
+        if begun.is_some() {
+            self.replace();
+        } else if let Some(subscriber) = self.subscribers.get(&id) {
             let interest = subscriber.interest.clone();
             self.wait(id, interest);
             self.open_waiting();

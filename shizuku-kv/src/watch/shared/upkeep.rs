@@ -5,7 +5,7 @@
 //! batches only if the figures have changed. A key is then read from the leader only if the watch
 //! does not deliver the entry that was found (ADR 0048).
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Bound;
@@ -59,6 +59,8 @@ fn value_of(entry: Option<&KvEntry>) -> KnownValue {
 pub(crate) struct KeyComparison {
     upkeep: Arc<Upkeep>,
     id: u64,
+    /// The type of the live value that is shared under this number.
+    shared: TypeId,
     key: Arc<ComparedKey>,
 }
 
@@ -88,8 +90,9 @@ impl Drop for KeyComparison {
     fn drop(&mut self) {
         let mut keys = lock(&self.upkeep.keys);
         keys.by_id.remove(&self.id);
-        let shared = keys.shared.get(&self.key.key).is_some_and(|(id, _)| *id == self.id);
-        let shared = shared.then(|| keys.shared.remove(&self.key.key));
+        let key = (self.key.key.clone(), self.shared);
+        let is_shared = keys.shared.get(&key).is_some_and(|(id, _)| *id == self.id);
+        let shared = is_shared.then(|| keys.shared.remove(&key));
         drop(keys);
         drop(shared);
     }
@@ -109,8 +112,8 @@ pub(crate) struct Upkeep {
 #[derive(Debug, Default)]
 struct ComparedKeys {
     last_id: u64,
-    /// The newest live value of each key, with the number of its comparison.
-    shared: HashMap<Key, (u64, Box<dyn Any + Send + Sync>)>,
+    /// The newest live value of each key and type, with the number of its comparison.
+    shared: HashMap<(Key, TypeId), (u64, Box<dyn Any + Send + Sync>)>,
     /// The keys, and the last round in which each was compared.
     by_id: BTreeMap<u64, (Arc<ComparedKey>, u64)>,
     /// The last key that was compared. The next turn begins after it.
@@ -142,28 +145,32 @@ impl Upkeep {
     }
 
     /// Compares a key from now on. `known` is the newest delivered value, `None` if the state of
-    /// the key is unknown.
-    pub(crate) fn compare(self: &Arc<Self>, key: Key, known: Option<KnownValue>) -> KeyComparison {
+    /// the key is unknown. `S` is the type of the live value that will be [shared](Self::share).
+    pub(crate) fn compare<S: Any>(
+        self: &Arc<Self>,
+        key: Key,
+        known: Option<KnownValue>,
+    ) -> KeyComparison {
         let key = Arc::new(ComparedKey { key, known: Mutex::new(known), differs: Notify::new() });
         let id = lock(&self.keys).insert(Arc::clone(&key));
-        KeyComparison { upkeep: Arc::clone(self), id, key }
+        KeyComparison { upkeep: Arc::clone(self), id, shared: TypeId::of::<S>(), key }
     }
 
     /// Offers the live value of a comparison to others of its key, until the comparison ends.
-    pub(crate) fn share(&self, id: u64, live: impl Any + Send + Sync) {
+    pub(crate) fn share<S: Any + Send + Sync>(&self, id: u64, live: S) {
         let mut keys = lock(&self.keys);
         // The task of the live value may have ended already.
         let Some((key, _)) = keys.by_id.get(&id) else { return };
-        let key = key.key.clone();
+        let key = (key.key.clone(), TypeId::of::<S>());
         let superseded = keys.shared.insert(key, (id, Box::new(live)));
         drop(keys);
         drop(superseded);
     }
 
-    /// Returns the offered live value of a key, if it is of this type.
+    /// Returns the offered live value of a key and type.
     pub(crate) fn shared<S: Any + Clone>(&self, key: &Key) -> Option<S> {
         let keys = lock(&self.keys);
-        keys.shared.get(key)?.1.downcast_ref::<S>().cloned()
+        keys.shared.get(&(key.clone(), TypeId::of::<S>()))?.1.downcast_ref::<S>().cloned()
     }
 
     /// Reads the figures, and the keys if the figures have changed.
