@@ -1,4 +1,5 @@
-//! Locks in a store with 10,000 sessions of crashed processes, next to locks in an empty one.
+//! Locks in a store with 10,000 sessions of crashed processes, next to locks in an empty one. Then
+//! hand-overs by a holder that does not watch its lock yet, next to those by one that does.
 //!
 //! `cargo bench -p shizuku-kv --bench locks [-- --quick]`. The last lines are one for each case:
 //! `case | ours | other | ratio | target | met`, "ours" being the store with dead sessions. The A/A
@@ -14,6 +15,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
@@ -28,6 +30,13 @@ const TARGET: f64 = 1.1;
 
 /// The shortest lease, because a takeover waits for it.
 const LEASE: Duration = Duration::from_secs(1);
+
+/// Time within which a waiter has opened its watch.
+const WATCH_TIME: Duration = Duration::from_millis(20);
+
+/// Round trips of a hand-over by a holder that does not watch the lock: a rejected swap, a read, a
+/// swap, of which the last one is common to both sides.
+const FIRST_TARGET: f64 = 3.0;
 
 /// Two processes, as far as locks are concerned: each has a connection of its own.
 struct Processes {
@@ -73,14 +82,29 @@ impl Processes {
         }
     }
 
-    /// The time from a release until another process, which waits, has the lock.
+    /// The time from a release until another process, which waits, has the lock. Both processes
+    /// have lost swaps of the record before, and watch it.
     async fn hand_over(&self) -> Duration {
-        let held = Self::lock(&self.one).write().await.unwrap();
-        let waiting = Self::lock(&self.other);
+        self.hand_over_of("resource").await
+    }
+
+    /// The same for a lock that was never contended before, and is held for less than a second.
+    async fn first_hand_over(&self, number: &AtomicUsize) -> Duration {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        self.hand_over_of(&format!("first.{number}")).await
+    }
+
+    async fn hand_over_of(&self, resource: &str) -> Duration {
+        let options = LockOptions::new().lease(LEASE);
+        let lock = |store| DistroRwLock::with_options(store, resource, options.clone()).unwrap();
+        let held = lock(&self.one).write().await.unwrap();
+        let waiting = lock(&self.other);
         let waiting = tokio::spawn(async move { waiting.write().await.unwrap() });
-        while Self::lock(&self.one).inspect().await.unwrap().waiting.is_empty() {
+        while lock(&self.one).inspect().await.unwrap().waiting.is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        // The waiter opens its watch.
+        tokio::time::sleep(WATCH_TIME).await;
         let start = Instant::now();
         held.release().await.unwrap();
         let granted = waiting.await.unwrap();
@@ -133,6 +157,7 @@ async fn run((hand_overs, takeovers): (usize, usize)) {
     let empty = Processes::start(&url, "empty").await;
     let again = Processes::start(&url, "again").await;
     full.leave_dead_sessions().await;
+    let number = AtomicUsize::new(0);
     let lines = [
         Comparison::run(hand_overs, || full.hand_over(), || empty.hand_over()).await.line(
             "hand-over beside dead sessions",
@@ -144,6 +169,9 @@ async fn run((hand_overs, takeovers): (usize, usize)) {
             Unit::Each,
             TARGET,
         ),
+        Comparison::run(hand_overs, || again.first_hand_over(&number), || again.hand_over())
+            .await
+            .line("hand-over by a holder without a watch", Unit::Each, FIRST_TARGET),
         Comparison::run(takeovers, || full.takeover(), || empty.takeover()).await.line(
             "takeover beside dead sessions",
             Unit::Each,

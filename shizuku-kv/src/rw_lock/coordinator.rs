@@ -1,13 +1,14 @@
 //! Applies this process's requests for one lock, one compare-and-swap at a time.
 //!
-//! A task for each store and resource collects the requests of callers, applies all of them to the
-//! cached record ([`record_cache`]), and writes the result (`write.rs`). If the swap is lost, or
-//! its outcome is unknown, the task reads the record and applies the requests again. A claim that
-//! is already in the record is granted as it is. Callers send commands over channels, so that a
-//! caller that is dropped midway leaves no partial change (ADR 0044).
+//! A coordinator for each store and resource collects the requests of callers, applies all of them
+//! to the cached record ([`record_cache`]), and writes the result (`write.rs`). If the swap is
+//! lost, or its outcome is unknown, the coordinator reads the record and applies the requests
+//! again. A claim that is already in the record is granted as it is. Callers send commands over
+//! channels, so that a caller that is dropped midway leaves no partial change (ADR 0044). The
+//! coordinator is a future that callers and a background task poll ([`super::driver`]).
 //!
-//! While claims of this process wait, the task watches the record, in which a release grants the
-//! lock to the next waiter (`follow.rs`). It also watches the sessions before those claims
+//! While claims of this process wait, the coordinator watches the record, in which a release grants
+//! the lock to the next waiter (`follow.rs`). It also watches the sessions before those claims
 //! ([`super::failure_detector`]).
 
 mod claims;
@@ -16,6 +17,7 @@ mod follow;
 mod record_cache;
 mod write;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +105,11 @@ impl Coordinator {
     }
 
     pub(super) async fn run(mut self) {
+        // Kept, because a new timer for each request is slow.
+        let mut timer = pin!(tokio::time::sleep_until(self.busy_since));
         loop {
+            // A caller has to see its answer, even if others send commands all the time.
+            tokio::task::consume_budget().await;
             while let Ok(command) = self.commands.try_recv() {
                 self.accept(command);
             }
@@ -137,6 +143,10 @@ impl Coordinator {
                 continue;
             }
             let alarm = self.alarm();
+            // An early alarm is harmless.
+            if alarm < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(alarm);
+            }
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.accept(command),
@@ -147,7 +157,7 @@ impl Coordinator {
                 watched = self.failure_detector.next() => if let Err(error) = watched {
                     self.reject_waiting(&error);
                 },
-                () = tokio::time::sleep_until(alarm) => {}
+                () = &mut timer => {}
             }
             self.end_silent_sessions().await;
         }

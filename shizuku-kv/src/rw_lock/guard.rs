@@ -5,9 +5,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
+use super::channels::CoordinatorHandle;
 use super::command::{Command, Rejection};
+use super::driver::Answer;
 use super::error::{DistroRwLockError, LockLoss};
 use super::name::LockName;
 use super::record::{ClaimId, LockMode};
@@ -22,13 +24,13 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 pub(super) struct ClaimHandle {
     /// The coordinator that has the claim, and runs for as long as it has one. If the coordinator
     /// has ended nevertheless, its runtime has ended too, and the lease ends the lock.
-    coordinator: mpsc::UnboundedSender<Command>,
+    coordinator: CoordinatorHandle,
     id: ClaimId,
     is_over: bool,
 }
 
 impl ClaimHandle {
-    pub(super) fn new(coordinator: mpsc::UnboundedSender<Command>, id: ClaimId) -> Self {
+    pub(super) fn new(coordinator: CoordinatorHandle, id: ClaimId) -> Self {
         Self { coordinator, id, is_over: false }
     }
 
@@ -37,25 +39,23 @@ impl ClaimHandle {
         self.is_over = true;
     }
 
-    /// Removes the claim. Returns the channel for the answer.
-    pub(super) fn leave(&mut self) -> oneshot::Receiver<Result<Outcome, Rejection>> {
-        let (reply, answer) = oneshot::channel();
+    /// Removes the claim.
+    pub(super) fn leave(&mut self) -> Answer<Result<Outcome, Rejection>> {
         self.is_over = true;
-        let _ = self.coordinator.send(Command::Leave { id: self.id, reply: Some(reply) });
-        answer
+        let id = self.id;
+        self.coordinator.request(|reply| Command::Leave { id, reply: Some(reply) })
     }
 
-    fn downgrade(&self) -> oneshot::Receiver<Result<Outcome, Rejection>> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.coordinator.send(Command::Downgrade { id: self.id, reply });
-        answer
+    fn downgrade(&self) -> Answer<Result<Outcome, Rejection>> {
+        let id = self.id;
+        self.coordinator.request(|reply| Command::Downgrade { id, reply })
     }
 }
 
 impl Drop for ClaimHandle {
     fn drop(&mut self) {
         if !self.is_over {
-            let _ = self.coordinator.send(Command::Leave { id: self.id, reply: None });
+            self.coordinator.send(Command::Leave { id: self.id, reply: None });
         }
     }
 }
@@ -119,7 +119,7 @@ impl Hold {
     async fn answer(
         &self,
         operation: &'static str,
-        answer: oneshot::Receiver<Result<Outcome, Rejection>>,
+        answer: Answer<Result<Outcome, Rejection>>,
     ) -> Result<(), DistroRwLockError> {
         in_runtime(operation).map_err(|source| self.name.store_error(source))?;
         let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;

@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::channels::Sent;
 use super::command::{Command, Granted, Wait};
+use super::driver::Answer;
 use super::error::DistroRwLockError;
 use super::guard::{ClaimHandle, GRACE, Hold, ReadGuard, WriteGuard};
 use super::lock_manager::LockManager;
@@ -275,20 +277,22 @@ impl DistroRwLock {
     ) -> Result<Hold, DistroRwLockError> {
         let (mode, waits) = (request.mode, request.waits);
         let command_queue = self.manager.command_queue(&self.name.key);
-        let turn = command_queue.lock().await;
+        let place = command_queue.lock().await;
         let sessions = &self.manager.sessions;
         let session = sessions.get(&self.store, self.options.lease, &self.name.key).await;
         let session = session.map_err(|error| self.name.store_error(error))?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, receiver) = oneshot::channel();
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
         let (session_of_claim, wait) = (session.clone(), wait.clone());
         let command = Command::Claim { claim, waits, session: session_of_claim, wait, reply };
-        let coordinator = self.manager.send(&self.store, &self.name.key, command);
-        drop(turn);
-        let handle = ClaimHandle::new(coordinator, id);
-        *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
-        let answer = answer.await;
+        let sent = self.manager.send(&self.store, &self.name.key, command);
+        drop(place);
+        let (handle, turn) = sent
+            .map(|Sent { coordinator, turn, .. }| (ClaimHandle::new(coordinator, id), turn))
+            .unzip();
+        *made.lock().unwrap_or_else(PoisonError::into_inner) = handle;
+        let answer = Answer::new(turn, receiver).await;
         let handle = made.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (answer, handle) {
             (Ok(Ok(Granted { token, revoked })), Some(handle)) => {

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_core::future::BoxFuture;
 use tokio::runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::channels::{Channels, CoordinatorId};
+use super::channels::{Channels, CoordinatorId, Sent};
 use super::command::{Command, Rejection};
 use super::coordinator::{Coordinator, Environment};
+use super::driver::Driver;
 use super::name::HandleId;
 use super::process_locks::ProcessLocks;
 use super::session::Sessions;
@@ -56,27 +57,24 @@ impl LockManager {
     }
 
     /// Sends a command to the coordinator of the lock under a key, and starts it if it does not
-    /// run. It runs on the caller's runtime. Returns the channel to it.
-    pub(super) fn send(
-        &self,
-        store: &Store,
-        key: &Key,
-        command: Command,
-    ) -> mpsc::UnboundedSender<Command> {
+    /// run. It runs on the caller's runtime. Returns `None` if the command was rejected.
+    pub(super) fn send(&self, store: &Store, key: &Key, command: Command) -> Option<Sent> {
         let runtime = runtime::Handle::current();
         let id = (runtime.id(), key.clone());
-        let (sender, commands) = self.channels.send(&id, command);
-        if let Some(commands) = commands {
+        let sent = self.channels.send(&id, command, |commands| {
             let environment = Environment {
-                id,
+                id: id.clone(),
                 // Each caller has its own deadline; the coordinator uses the default one.
                 store: store.with_deadline(Deadline::DEFAULT).of_task(),
                 sessions: Arc::clone(self.sessions.registry()),
                 channels: Arc::clone(&self.channels),
             };
-            runtime.spawn(Coordinator::new(environment, commands).run());
+            Driver::new(id.0, Box::pin(Coordinator::new(environment, commands).run()))
+        })?;
+        if sent.is_new {
+            sent.coordinator.start(&runtime);
         }
-        sender
+        Some(sent)
     }
 
     /// Releases everything that is held or waited for, and waits until the store has recorded it.
@@ -94,11 +92,10 @@ impl LockManager {
             .channels
             .close()
             .into_iter()
-            .filter_map(|sender| {
+            .map(|coordinator| {
                 let (reply, answer) = oneshot::channel();
-                // A coordinator whose runtime has ended cannot release anything; the lease ends its
-                // locks.
-                sender.send(Command::Close { reply }).ok().map(|()| answer)
+                coordinator.send(Command::Close { reply });
+                answer
             })
             .collect();
         let mut released = Ok(());
@@ -106,7 +103,8 @@ impl LockManager {
             let answer = async {
                 match answer.await {
                     Ok(Err(Rejection::Store(error))) => Err(error),
-                    // The end of the coordinator counts as an answer too.
+                    // The end of the coordinator counts as an answer too. If its runtime has ended,
+                    // it cannot release anything; the lease ends its locks.
                     Ok(_) | Err(_) => Ok(()),
                 }
             };

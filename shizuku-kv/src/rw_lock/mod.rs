@@ -23,6 +23,7 @@
 mod channels;
 mod command;
 mod coordinator;
+mod driver;
 mod election;
 mod error;
 mod failure_detector;

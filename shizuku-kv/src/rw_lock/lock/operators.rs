@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::DistroRwLock;
 use crate::rw_lock::command::Command;
+use crate::rw_lock::driver::Answer;
 use crate::rw_lock::error::DistroRwLockError;
 use crate::rw_lock::inspect::{LockState, SessionStates};
 use crate::rw_lock::record::{LockMode, LockRecord};
@@ -87,8 +88,9 @@ impl DistroRwLock {
     pub async fn break_lock(&self) -> Result<FencingToken, DistroRwLockError> {
         in_runtime("break_lock").map_err(|error| self.name.store_error(error))?;
         let limit = self.store.deadline().saturating_mul(2);
-        let (reply, answer) = oneshot::channel();
-        self.manager.send(&self.store, &self.name.key, Command::Break { reply });
+        let (reply, receiver) = oneshot::channel();
+        let sent = self.manager.send(&self.store, &self.name.key, Command::Break { reply });
+        let answer = Answer::new(sent.map(|sent| sent.turn), receiver);
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Ok(Outcome::Broken(token)))) => Ok(token),
             Ok(Ok(Err(rejection))) => Err(self.name.rejected(rejection, LockMode::Write)),

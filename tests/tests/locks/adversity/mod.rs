@@ -8,6 +8,7 @@
 mod broken_tasks;
 mod dead_sessions;
 mod denied_watches;
+mod driving_callers;
 mod faults;
 mod left_behind;
 mod limits;
