@@ -72,6 +72,8 @@ impl Channels {
         command: Command,
         create: impl FnOnce(UnboundedReceiver<Command>) -> Arc<Driver>,
     ) -> Option<Sent> {
+        // Dropped after the mutex, because the drop wakes tasks and frees what others gave.
+        let (mut ended_turn, mut ended) = (None, Vec::new());
         // Sent under the mutex under which a coordinator checks for the last time before it ends.
         let mut open = self.lock();
         if open.is_closed {
@@ -91,16 +93,22 @@ impl Channels {
                         });
                     }
                     // The runtime of the coordinator has ended.
-                    Err(unsent) => unsent.0,
+                    Err(unsent) => {
+                        ended_turn = Some(turn);
+                        unsent.0
+                    }
                 }
             }
         };
-        open.coordinators.retain(|_, coordinator| !coordinator.commands.is_closed());
+        let is_ended = |coordinator: &CoordinatorHandle| coordinator.commands.is_closed();
+        ended.extend(open.coordinators.extract_if(|_, coordinator| is_ended(coordinator)));
         let (commands, receiver) = unbounded_channel();
         // Succeeds, because the receiver exists.
         let _ = commands.send(command);
         let coordinator = CoordinatorHandle { commands, driver: create(receiver) };
         open.coordinators.insert(id.clone(), coordinator.clone());
+        drop(open);
+        drop((ended_turn, ended));
         Some(Sent { turn: coordinator.driver.begin(), coordinator, is_new: true })
     }
 

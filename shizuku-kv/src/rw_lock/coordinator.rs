@@ -17,8 +17,10 @@ mod follow;
 mod record_cache;
 mod write;
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -110,7 +112,7 @@ impl Coordinator {
         loop {
             // A caller has to see its answer, even if others send commands all the time.
             tokio::task::consume_budget().await;
-            while let Ok(command) = self.commands.try_recv() {
+            while let Some(command) = self.arrived().await {
                 self.accept(command);
             }
             self.leave_with_ended_sessions();
@@ -161,6 +163,16 @@ impl Coordinator {
             }
             self.end_silent_sessions().await;
         }
+    }
+
+    /// Returns a command that has arrived. Not by `try_recv`, which can park the thread of a caller
+    /// while another one sends.
+    async fn arrived(&mut self) -> Option<Command> {
+        poll_fn(|context| match self.commands.poll_recv(context) {
+            Poll::Ready(command) => Poll::Ready(command),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     fn retire(&mut self) -> bool {

@@ -69,8 +69,7 @@ impl Driver {
         let id = shared.turns.begin();
         let former = shared.caller.take();
         drop(shared);
-        former.into_iter().for_each(Waker::wake);
-        Turn { id, driver: Arc::clone(self) }
+        Turn { id, driver: Arc::clone(self), former }
     }
 
     /// Polls the future, if this task has to. The waker is that of the task.
@@ -159,6 +158,10 @@ impl Background {
         let mut check = pin!(tokio::time::sleep(TURN));
         let mut is_armed = false;
         poll_fn(|context| {
+            // Before the look at the checks, so that a caller that begins to wait afterwards wakes
+            // this task.
+            let former = replace(&mut driver.lock().background, context.waker());
+            drop(former);
             while driver.lock().turns.is_checked() {
                 if !mem::replace(&mut is_armed, true) {
                     check.as_mut().reset(Instant::now() + TURN);
@@ -205,13 +208,21 @@ fn replace(waker: &mut Option<Waker>, by: &Waker) -> Option<Waker> {
 pub(super) struct Turn {
     id: TurnId,
     driver: Arc<Driver>,
+    /// The caller that has lost its turn. It is woken by the first poll, and not by the begin,
+    /// because that is under a mutex, and a waker is code of others.
+    former: Option<Waker>,
 }
 
 impl Turn {
-    /// Records that the caller waits, and may never poll again. Returns false if the turn is over.
+    fn wake_former(&mut self) {
+        self.former.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Records that the caller waits, and may never poll again. Returns false if the turn or the
+    /// future is over.
     fn wait(&self) -> bool {
         let mut shared = self.driver.lock();
-        let is_turn = shared.turns.is_turn_of(self.id);
+        let is_turn = shared.turns.is_turn_of(self.id) && !shared.turns.is_over();
         let next = if is_turn { shared.turns.wait() } else { None };
         let waker = next.and_then(|next| shared.waker(next));
         drop(shared);
@@ -222,6 +233,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.wake_former();
         let mut shared = self.driver.lock();
         if !shared.turns.is_turn_of(self.id) {
             return;
@@ -258,7 +270,8 @@ impl<T> Future for Answer<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.turn.take_if(|turn| current_runtime() != Some(turn.driver.runtime));
-        if let Some(turn) = self.turn.take() {
+        if let Some(mut turn) = self.turn.take() {
+            turn.wake_former();
             turn.driver.poll(Some(turn.id), context.waker());
             // The receiver has no waker meanwhile. Otherwise the answer would wake the task that
             // sends it, which then runs once more.

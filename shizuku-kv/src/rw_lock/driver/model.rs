@@ -30,6 +30,8 @@ struct Decisions {
     check: fn(&mut Turns) -> bool,
     /// A caller that loses its turn is woken.
     wakes_former: bool,
+    /// The background task leaves its waker before it looks whether the turns are checked.
+    registers_first: bool,
 }
 
 const PRODUCTION: Decisions = Decisions {
@@ -41,6 +43,7 @@ const PRODUCTION: Decisions = Decisions {
     wait: Turns::wait,
     check: Turns::check,
     wakes_former: true,
+    registers_first: true,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +71,15 @@ struct Caller {
     checks: u8,
 }
 
+/// The progress of the background task in one poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Background {
+    Waiting,
+    Begun,
+    /// It has looked whether the turns are checked.
+    Looked,
+}
+
 /// A task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Task {
@@ -82,6 +94,9 @@ struct State {
     /// The caller whose waker the driver has.
     registered: Option<usize>,
     is_background_woken: bool,
+    background: Background,
+    /// Whether the driver has the waker of the background task.
+    has_background: bool,
     is_check_armed: bool,
     polling: Option<Task>,
     /// Whether the running poll has seen everything that it will see.
@@ -106,6 +121,8 @@ enum Action {
     Event,
     Begin(usize),
     Poll(usize),
+    BeginBackground,
+    LookAtChecks,
     PollBackground,
     /// The time of a check has come.
     Check,
@@ -127,7 +144,7 @@ impl State {
     fn notify(&mut self, poller: Option<Poller>) {
         match poller {
             Some(Poller::Caller) => self.notify_registered(),
-            Some(Poller::Background) => self.is_background_woken = true,
+            Some(Poller::Background) => self.is_background_woken |= self.has_background,
             None => {}
         }
     }
@@ -189,7 +206,8 @@ impl State {
             Phase::Waiting => caller.is_woken,
             Phase::New | Phase::Stuck | Phase::Over => false,
         };
-        self.polling.is_none() && !self.is_background_woken && !self.callers.iter().any(is_due)
+        let is_background_due = self.is_background_woken || self.background != Background::Waiting;
+        self.polling.is_none() && !is_background_due && !self.callers.iter().any(is_due)
     }
 
     fn is_quiet(&self) -> bool {
@@ -229,6 +247,8 @@ impl Model for World {
             callers: vec![caller; self.callers],
             registered: None,
             is_background_woken: true,
+            background: Background::Waiting,
+            has_background: false,
             is_check_armed: false,
             polling: None,
             has_looked: false,
@@ -263,13 +283,18 @@ impl Model for World {
                 Phase::Waiting | Phase::Over => {}
             }
         }
-        if state.polling != Some(Task::Background) {
-            if state.is_background_woken {
-                actions.push(Action::PollBackground);
+        match state.background {
+            Background::Waiting if state.polling == Some(Task::Background) => {}
+            Background::Waiting => {
+                if state.is_background_woken {
+                    actions.push(Action::BeginBackground);
+                }
+                if state.is_check_armed {
+                    actions.push(Action::Check);
+                }
             }
-            if state.is_check_armed {
-                actions.push(Action::Check);
-            }
+            Background::Begun => actions.push(Action::LookAtChecks),
+            Background::Looked => actions.push(Action::PollBackground),
         }
         if state.polling.is_some() {
             actions.push(if state.has_looked { Action::EndPoll } else { Action::Look });
@@ -305,8 +330,16 @@ impl Model for World {
                     next.look_for_answer(index, decisions);
                 }
             }
+            Action::BeginBackground => {
+                (next.is_background_woken, next.background) = (false, Background::Begun);
+                next.has_background |= decisions.registers_first;
+            }
+            Action::LookAtChecks => {
+                next.background = Background::Looked;
+                next.is_check_armed = next.turns.is_checked();
+            }
             Action::PollBackground => {
-                (next.is_background_woken, next.is_check_armed) = (false, next.turns.is_checked());
+                (next.background, next.has_background) = (Background::Waiting, true);
                 next.start_poll(Task::Background, None, decisions);
             }
             Action::Check => {
@@ -458,6 +491,11 @@ fn mutation_of_each_turn_breaks_a_promise() {
             "a caller that loses its turn is not woken",
             ANSWERED,
             Decisions { wakes_former: false, ..PRODUCTION },
+        ),
+        all(
+            "the background task looks at the checks before it can be woken",
+            NO_LOSS,
+            Decisions { registers_first: false, ..PRODUCTION },
         ),
         all(
             "a task polls while another does",
