@@ -4,6 +4,8 @@
 pub(crate) mod memory;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
+#[cfg(any(feature = "memory", feature = "nats"))]
+mod source;
 
 /// Returns the mistake and the way out if a URL has text around it, as from a shell or a file of
 /// variables. The reason repeats nothing of the URL.

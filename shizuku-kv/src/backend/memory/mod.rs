@@ -36,7 +36,6 @@ mod log_model;
 mod scan;
 mod selector;
 mod shared;
-mod source;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,8 @@ use std::vec;
 
 use super::selector::{Range, Selector};
 use super::shared::{Call, StoreState};
-use super::source::{Source, items};
+use super::turns::poll_share;
+use crate::backend::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
 /// Maximum number of keys that are visited under one acquisition of the lock.
@@ -29,7 +30,7 @@ pub(super) fn scan<T: Send + 'static>(
 ) -> KvStream<T> {
     let (ranges, page) = (Selector::new(scope).into_ranges().into(), Vec::new().into_iter());
     let scan = Scan { shared, operation, limit, ranges, after: None, page, project };
-    KvStream::with_progress(items(scan))
+    KvStream::with_progress(items(scan, poll_share))
 }
 
 struct Scan<T> {

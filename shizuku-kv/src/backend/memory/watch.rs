@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::log::follow::{Next, PendingKeys};
 use super::selector::Selector;
 use super::shared::{Call, Contents, StoreState};
-use super::source::{Source, items};
+use super::turns::poll_share;
+use crate::backend::source::{Source, items};
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
 
@@ -37,7 +38,7 @@ pub(super) async fn watch(
     deadline: Deadline,
 ) -> KvResult<Watch> {
     let position = WatchPosition::new(&shared, scope, from, deadline).await?;
-    Ok(Watch::new(items(Updates { shared, position })))
+    Ok(Watch::new(items(Updates { shared, position }, poll_share)))
 }
 
 /// The updates of a watch.

@@ -7,16 +7,15 @@
 //! recommends, ADR 0007).
 
 mod creation;
+mod queue;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use async_nats::{Message, StatusCode, Subscriber};
-use futures_util::{FutureExt, StreamExt};
+use async_nats::{Message, StatusCode};
 use serde_json::{Value, json};
-use tokio::task::unconstrained;
 
-use super::arrival::arrival;
+use self::queue::Queue;
 use super::delete_on_drop::DeleteOnDrop;
 use super::denials::Denial;
 use super::lag::Lag;
@@ -100,7 +99,7 @@ pub(super) struct OrderedConsumer {
     link: Arc<Link>,
     delete_on_drop: DeleteOnDrop,
     inbox: String,
-    messages: Subscriber,
+    queue: Queue,
     liveness: Liveness,
     pull_subject: String,
     pulls: u64,
@@ -129,6 +128,8 @@ pub(super) struct OrderedConsumer {
     pub(super) pending_at_start: u64,
     /// The server that has the consumer. `None` without a cluster.
     server: Option<String>,
+    /// Time of its creation, by the clock of the server.
+    created: SystemTime,
 }
 
 impl OrderedConsumer {
@@ -146,6 +147,18 @@ impl OrderedConsumer {
     /// information was read.
     pub(super) fn lag_before(&self, info: &StreamInfo, since: Duration) -> Lag {
         Lag::before(self.server.as_deref(), info, since)
+    }
+
+    /// Returns whether the last message of the stream is certainly older than the consumer. The
+    /// creation was requested `since` before this stream information was read.
+    ///
+    /// Without a cluster, one clock dates both. It may have been set in between: forwards, which
+    /// makes later messages look later, or backwards. If it still is after the creation, it was set
+    /// back by less than `since`, so that a later message is dated earlier by less than that.
+    pub(super) fn is_newer_than_all(&self, info: &StreamInfo, since: Duration) -> bool {
+        self.server.is_none()
+            && self.created <= info.now()
+            && info.last_time().checked_add(since).is_some_and(|time| time < self.created)
     }
 
     /// Awaits a request while the connection of the consumer exists.
@@ -184,47 +197,47 @@ impl OrderedConsumer {
     /// Waits for the next event. Requests more messages if few are left to arrive.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
-            if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
+            if self.needs_pull() && self.pull().await.is_err() {
                 return Delivery::Lost("cannot send the request for messages");
             }
-            // Gives way to other tasks here. The queue below must not, or a message in it would
-            // seem to have been waited for.
-            tokio::task::consume_budget().await;
-            // A message that has arrived is taken without setting up timers.
-            let message = match unconstrained(self.messages.next()).now_or_never() {
-                Some(message) => {
-                    self.fresh = false;
-                    message
+            if let Some(message) = self.queue.take_first() {
+                match self.receive(message) {
+                    Some(delivery) => return delivery,
+                    None => continue,
                 }
-                None => {
-                    self.note_empty_queue();
-                    let begun = SuspendAwareInstant::now();
-                    let patience = patience(self.heartbeat);
-                    let (message, arrived) = tokio::select! {
-                        biased;
-                        arrival = arrival(&mut self.messages) => arrival,
-                        event = self.liveness.next_event(patience) => {
-                            return match event {
-                                LivenessEvent::Interrupted(Interruption::Lost) => {
-                                    Delivery::Lost("disconnected")
-                                }
-                                LivenessEvent::Interrupted(Interruption::Denied(text)) => {
-                                    Delivery::Denied(text)
-                                }
-                                LivenessEvent::Silence => Delivery::Lost("no heartbeat"),
-                            };
+            }
+            // A message that has arrived is taken without setting up timers.
+            self.queue.begin_slice().await;
+            if self.queue.first().is_some() {
+                self.fresh = false;
+                continue;
+            }
+            self.note_empty_queue();
+            let begun = SuspendAwareInstant::now();
+            let patience = patience(self.heartbeat);
+            let (message, arrived) = tokio::select! {
+                biased;
+                arrival = self.queue.arrival() => arrival,
+                event = self.liveness.next_event(patience) => {
+                    return match event {
+                        LivenessEvent::Interrupted(Interruption::Lost) => {
+                            Delivery::Lost("disconnected")
                         }
+                        LivenessEvent::Interrupted(Interruption::Denied(text)) => {
+                            Delivery::Denied(text)
+                        }
+                        LivenessEvent::Silence => Delivery::Lost("no heartbeat"),
                     };
-                    let late = arrived.elapsed();
-                    if begun.elapsed().saturating_sub(late) > patience {
-                        // The process was suspended, so the message may have been in the socket.
-                        return Delivery::Lost("no heartbeat");
-                    }
-                    self.fresh = late < LATE;
-                    self.served = arrived;
-                    message
                 }
             };
+            let now = self.queue.had_arrived();
+            let late = now.since(&arrived);
+            if now.since(&begun).saturating_sub(late) > patience {
+                // The process was suspended, so the message may have been in the socket.
+                return Delivery::Lost("no heartbeat");
+            }
+            self.fresh = late < LATE;
+            self.served = arrived;
             let Some(message) = message else {
                 return Delivery::Lost("the subscription ended");
             };
@@ -232,6 +245,34 @@ impl OrderedConsumer {
                 return delivery;
             }
         }
+    }
+
+    /// Begins a slice of the messages that have arrived, without a wait. Returns `false` if no
+    /// message has, if the present slice has a message left, or if it is the turn of other tasks.
+    pub(super) fn begin_slice(&mut self) -> bool {
+        let begins = self.queue.begin_slice_at_once();
+        self.fresh &= !begins;
+        begins
+    }
+
+    /// Returns the position of the next message of the slice. Returns `None` if that message is not
+    /// the expected one, or if more messages have to be requested first.
+    pub(super) fn peek(&self) -> Option<DeliveryInfo> {
+        let delivery = DeliveryInfo::parse(self.queue.first()?.reply.as_deref()?)?;
+        let is_expected = delivery.consumer_sequence == self.last_sequence + 1;
+        (is_expected && !self.needs_pull()).then_some(delivery)
+    }
+
+    /// Takes the message at the position that [`peek`](Self::peek) has returned.
+    pub(super) fn take(&mut self, delivery: &DeliveryInfo) -> Option<Message> {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.last_sequence = delivery.consumer_sequence;
+        self.queue.take_first()
+    }
+
+    /// Returns whether more messages have to be requested.
+    fn needs_pull(&self) -> bool {
+        self.outstanding <= self.batch / 2
     }
 
     fn receive(&mut self, message: Message) -> Option<Delivery> {
@@ -312,6 +353,11 @@ impl OrderedConsumer {
     /// old.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
+    }
+
+    /// Returns a time at which the last delivery had arrived.
+    pub(super) fn had_arrived(&self) -> SuspendAwareInstant {
+        self.queue.had_arrived()
     }
 
     /// The longest time for which the server may have had no request for messages, because the

@@ -11,6 +11,7 @@
 //! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
 //!    created is exact. If as many have come, all of them from before the end that the stream had,
 //!    none of them was removed. This proof costs nothing, and ends the state unless others write.
+//!    If that end is unknown, the count proves nothing (ADR 0091).
 //! 2. **The leader.** It has nothing newer in scope than the last message delivered, and the stream
 //!    is still the same one.
 //! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
@@ -31,12 +32,10 @@
 //! one is at the leader (ADR 0012).
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hashbrown::hash_table::{Entry, HashTable};
 use tokio::time::Instant;
 
 use super::consumer::{OrderedConsumer, Spec, Start};
@@ -45,6 +44,7 @@ use super::lag::Lag;
 use super::leader;
 use super::settings::Settings;
 use super::stream_info::StreamInfo;
+use super::subjects::{Subjects, Table};
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvResult};
 
@@ -67,8 +67,12 @@ pub(super) struct StateSync {
     from_state: bool,
     /// The last sequence of the stream before the first consumer was created.
     floor: u64,
-    /// The last sequence of the stream before the present consumer was created.
-    bound: u64,
+    /// The last sequence of the stream before the present consumer was created, if it is known.
+    bound: Option<u64>,
+    /// The same, or a later one that is known. From here on the leader is asked.
+    end: u64,
+    /// Position of the newest message in scope on the leader, if it was the last one delivered.
+    reached: Option<u64>,
     lag: Lag,
     /// Whether every message of the present consumer was the newest of its subject when the watch
     /// began, or later. Every message behind the floor was.
@@ -96,13 +100,13 @@ struct Round {
     subjects: usize,
     /// The subjects of the leader's lists before and after the count. Of the delivered subjects,
     /// the count includes exactly these, unless one was purged and written again between the lists.
-    listed: Subjects,
+    listed: Table,
 }
 
 impl Round {
     /// Returns whether every counted subject has been delivered.
-    fn is_passed(&self, delivered: &Subjects) -> bool {
-        delivered.shared_with(&self.listed) >= self.subjects
+    fn is_passed(&self, delivered: &mut Subjects) -> bool {
+        delivered.table().shared_with(&self.listed) >= self.subjects
     }
 }
 
@@ -126,7 +130,9 @@ impl StateSync {
             incarnation: [0; 16],
             from_state,
             floor,
-            bound: floor,
+            bound: None,
+            end: floor,
+            reached: None,
             lag: Lag::Unknown,
             is_newest: false,
             behind: None,
@@ -145,28 +151,16 @@ impl StateSync {
         self.outstanding.insert(outstanding).is_empty()
     }
 
-    /// Records that messages are from this consumer, which was created after the stream information
-    /// was read.
-    pub(super) fn begin(&mut self, consumer: &OrderedConsumer, start: Start, before: &StreamInfo) {
-        self.lag = consumer.lag(before);
-        self.incarnation = before.incarnation(&self.core.bucket.stream);
-        self.bound = before.last_sequence();
-        let is_newest = start == Start::LastPerSubject || self.core.bucket.settings().history == 1;
-        self.is_newest = is_newest && self.lag == Lag::None;
-        self.behind = None;
-        self.round = None;
-    }
-
-    /// Like [`begin`](Self::begin), for the consumer of a single key, which was created before the
-    /// stream information was read.
-    ///
-    /// The first message of this consumer is the newest one of the key, whenever that was written.
-    pub(super) fn begin_key(&mut self, lag: Lag, info: &StreamInfo) {
+    /// Records that messages are from a consumer that was just created with this start and lag, in
+    /// the stream of this information. `bound` is the last sequence before its creation, if that is
+    /// known.
+    pub(super) fn begin(&mut self, lag: Lag, start: Start, bound: Option<u64>, info: &StreamInfo) {
         self.lag = lag;
         self.incarnation = info.incarnation(&self.core.bucket.stream);
-        self.bound = u64::MAX;
-        self.is_newest = lag == Lag::None;
-        (self.behind, self.round) = (None, None);
+        (self.bound, self.end) = (bound, bound.unwrap_or(info.last_sequence()));
+        let is_newest = start == Start::LastPerSubject || self.core.bucket.settings().history == 1;
+        self.is_newest = is_newest && self.lag == Lag::None;
+        (self.behind, self.round, self.reached) = (None, None, None);
     }
 
     /// Returns whether the delivered messages are at least as new as those at the start of the
@@ -201,7 +195,14 @@ impl StateSync {
             self.lag = Lag::Until(newest);
         }
         self.behind.get_or_insert(self.rest);
-        Ok(newest <= position && self.is_same_store(deadline).await?)
+        let reaches = newest <= position && self.is_same_store(deadline).await?;
+        self.reached = (reaches && newest == position).then_some(position);
+        Ok(reaches)
+    }
+
+    /// Returns whether the leader had no newer message in scope than the one at `position`.
+    pub(super) fn has_reached(&self, position: u64) -> bool {
+        self.reached == Some(position)
     }
 
     /// Returns whether the answers so far are from the stream in which the consumer was created.
@@ -209,6 +210,33 @@ impl StateSync {
     async fn is_same_store(&self, deadline: Deadline) -> KvResult<bool> {
         let info = self.core.info(self.operation, deadline).await?;
         Ok(self.incarnation == info.incarnation(&self.core.bucket.stream))
+    }
+
+    /// Returns whether a message cannot complete the state, whatever the leader would answer.
+    pub(super) fn is_before_end(
+        &self,
+        delivery: &DeliveryInfo,
+        consumer: &OrderedConsumer,
+    ) -> bool {
+        self.lag == Lag::None
+            && delivery.stream_sequence < self.end
+            && delivery.consumer_sequence < consumer.pending_at_start
+            && self.round.is_none()
+            && self.outstanding.is_none()
+            && self.behind.is_none()
+    }
+
+    /// Records the subject of a message.
+    pub(super) fn record(&mut self, subject: &str, sequence: u64) {
+        if self.is_newest && sequence <= self.end {
+            // The consumer delivers each subject once up to the bound, and few again up to the end.
+            self.delivered.add_unique(subject);
+        } else if self.is_newest || sequence > self.floor {
+            self.delivered.insert(subject);
+        } else {
+            return;
+        }
+        self.outstanding.as_mut().map(|outstanding| outstanding.remove(subject));
     }
 
     /// Records a message. Returns whether the state is complete with it.
@@ -221,17 +249,16 @@ impl StateSync {
     ) -> bool {
         let sequence = delivery.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
-        if self.is_newest || sequence > self.floor {
-            self.delivered.insert(subject);
-            self.outstanding.as_mut().map(|outstanding| outstanding.remove(subject));
-        }
+        self.record(subject, sequence);
         let waiting = consumer.pending_at_start;
         was_complete
-            || self.lag == Lag::None && completes(delivery, waiting, self.bound)
+            || self.lag == Lag::None
+                && self.bound.is_some_and(|bound| completes(delivery, waiting, bound))
             || self.passes(|end| sequence == end)
             || self.outstanding.as_ref().is_some_and(HashSet::is_empty)
             // If no answer arrives, a later message asks again.
-            || self.lag.may_end_with(delivery, waiting, self.bound)
+            || (self.lag.may_end_with(delivery, waiting, self.end)
+                || self.bound.is_none() && delivery.consumer_sequence >= waiting)
                 && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
     }
 
@@ -240,7 +267,7 @@ impl StateSync {
     /// have been recorded, so the count includes none that the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
-        round.is_some_and(|round| round.is_passed(&self.delivered))
+        round.is_some_and(|round| round.is_passed(&mut self.delivered))
     }
 
     /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
@@ -277,7 +304,8 @@ impl StateSync {
         let Some(outstanding) = &self.outstanding else {
             let mut subjects =
                 leader::subjects(core, operation, &self.filters, deadline.limit()).await?;
-            subjects.retain(|subject| !self.delivered.contains(subject));
+            let delivered = self.delivered.table();
+            subjects.retain(|subject| !delivered.contains(subject));
             if !self.is_same_store(deadline).await? {
                 return Ok(false);
             }
@@ -326,19 +354,17 @@ impl StateSync {
         listed.retain(&before);
         let round = Round { end: info.last_sequence(), subjects, listed };
         // All messages so far are from before the end.
-        let is_complete = round.is_passed(&self.delivered);
+        let is_complete = round.is_passed(&mut self.delivered);
         self.round = (!is_complete).then_some(round);
         Ok(is_complete)
     }
 
     /// Returns the leader's list of subjects.
-    async fn listed(&self, deadline: Deadline) -> KvResult<Subjects> {
+    async fn listed(&self, deadline: Deadline) -> KvResult<Table> {
         let limit = deadline.limit();
         let subjects = leader::subjects(&self.core, self.operation, &self.filters, limit).await?;
         let mut listed = self.delivered.emptied();
-        for subject in subjects {
-            listed.insert(&subject);
-        }
+        listed.add_all(subjects.iter().map(String::as_str));
         Ok(listed)
     }
 }
@@ -358,60 +384,6 @@ pub(super) fn completes(delivery: &DeliveryInfo, waiting: u64, bound: u64) -> bo
     delivery.consumer_sequence == waiting && delivery.stream_sequence <= bound
 }
 
-/// The subjects that a listing or the initial state of a watch has delivered. They are stored as
-/// 128-bit hashes with keys of this process, at about 20 bytes each.
-#[derive(Debug, Default)]
-pub(super) struct Subjects {
-    keys: [RandomState; 2],
-    /// By the first half: it need not be hashed again.
-    hashes: HashTable<(u64, u64)>,
-}
-
-impl Subjects {
-    fn hash(&self, subject: &str) -> (u64, u64) {
-        (self.keys[0].hash_one(subject), self.keys[1].hash_one(subject))
-    }
-
-    /// Whether the subject is new.
-    pub(super) fn insert(&mut self, subject: &str) -> bool {
-        let hash = self.hash(subject);
-        match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(vacant) => {
-                vacant.insert(hash);
-                true
-            }
-        }
-    }
-
-    pub(super) fn contains(&self, subject: &str) -> bool {
-        self.has(&self.hash(subject))
-    }
-
-    /// Returns an empty set that can be compared with this one.
-    fn emptied(&self) -> Self {
-        Self { keys: self.keys.clone(), hashes: HashTable::new() }
-    }
-
-    fn has(&self, hash: &(u64, u64)) -> bool {
-        self.hashes.find(hash.0, |seen| seen == hash).is_some()
-    }
-
-    /// Removes the subjects that the other set does not have.
-    fn retain(&mut self, other: &Self) {
-        self.hashes.retain(|hash| other.has(hash));
-    }
-
-    /// Returns the number of subjects that both sets have.
-    fn shared_with(&self, other: &Self) -> usize {
-        self.hashes.iter().filter(|hash| other.has(hash)).count()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,7 +394,6 @@ mod tests {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
-            pending: 0,
         };
         // Three were waiting, the stream ended at 10.
         assert!(completes(&delivery(3, 10), 3, 10));
@@ -432,31 +403,17 @@ mod tests {
         assert!(!completes(&delivery(3, 11), 3, 10));
     }
 
-    #[test]
-    fn different_subjects_are_distinguished() {
-        let mut subjects = Subjects::default();
-        assert!(subjects.insert("a"));
-        assert!(!subjects.insert("a"));
-        assert!(subjects.contains("a") && !subjects.contains("b"));
-        let mut others = subjects.emptied();
-        others.insert("b");
-        assert_eq!(subjects.shared_with(&others), 0);
-        others.insert("a");
-        assert_eq!(subjects.shared_with(&others), 1);
-        others.retain(&subjects);
-        assert!(others.contains("a") && !others.contains("b"));
-    }
-
     /// A delivered subject that was purged before the count does not stand for another one.
     #[test]
     fn purged_subject_hides_no_other_subject() {
         let mut delivered = Subjects::default();
+        delivered.add_unique("kept");
+        delivered.add_unique("purged");
         let mut listed = delivered.emptied();
-        assert!(["kept", "purged"].into_iter().all(|subject| delivered.insert(subject)));
-        assert!(["kept", "late"].into_iter().all(|subject| listed.insert(subject)));
+        listed.add_all(["kept", "late"]);
         let round = Round { end: 10, subjects: 2, listed };
-        assert!(!round.is_passed(&delivered));
-        delivered.insert("late");
-        assert!(round.is_passed(&delivered));
+        assert!(!round.is_passed(&mut delivered));
+        delivered.add_unique("late");
+        assert!(round.is_passed(&mut delivered));
     }
 }

@@ -80,7 +80,6 @@ mod tests {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
-            pending: 0,
         };
         // Three were waiting, the floor is at 10.
         assert!(!Lag::None.may_end_with(&delivery(3, 9), 3, 10));

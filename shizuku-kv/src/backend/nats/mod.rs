@@ -33,12 +33,13 @@
 //! | `fenced` | writing under a lock: a read of the newest token, and a swap |
 //! | `figures` | how many keys have an entry, from the leader |
 //! | `outcome` | the outcome of a write whose acknowledgement was lost |
-//! | `consumer`, `arrival` | an ordered pull consumer: each message once and in order |
+//! | `consumer`, `arrival` | an ordered pull consumer: each message once, in order, in slices |
 //! | `filters` | the subjects that cover a scope |
 //! | `open_consumers`, `delete_on_drop` | the deletion of consumers whose reader was dropped |
 //! | `liveness` | the end of a connection, and its silence |
 //! | `leader`, `lag` | requests to the leader; consumers on replicas that are behind |
 //! | `initial_sync` | the proof that the initial state has been delivered |
+//! | `subjects` | the subjects that were delivered |
 //! | `scan` | listings over it |
 //! | `watch` | watches over it: opening, delivery, comparison with the leader |
 //! | `expiry` | the decision whether a watch can resume at a position |
@@ -90,6 +91,7 @@ mod space;
 mod store;
 mod stream_info;
 mod streams;
+mod subjects;
 mod url;
 mod watch;
 mod wire;

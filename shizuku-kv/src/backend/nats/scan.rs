@@ -1,22 +1,25 @@
 //! Listings: read a consumer up to a proven end, and keys by name.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::Message;
 use backon::ExponentialBackoff;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use super::by_name::{BATCH_KEYS, Trust};
 use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
 use super::core::{StoreCore, pause};
 use super::filters::filters_for;
-use super::initial_sync::{Subjects, completes};
+use super::initial_sync::completes;
 use super::lag::Lag;
 use super::leader::{self, Last, Listing, MessageAt};
 use super::stream_info::StreamInfo;
+use super::subjects::Subjects;
 use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
+use crate::backend::source::{self, items};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
@@ -33,20 +36,20 @@ pub(super) fn entries(
     limit: Duration,
 ) -> KvStream<KvEntry> {
     let scan = Scan::new("scan", core, scope, false, limit);
-    KvStream::with_progress(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
+    KvStream::with_progress(scan.into_stream(StreamMessage::into_entry))
 }
 
 /// The live keys in scope.
 pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<Key> {
     let scan = Scan::new("keys", core, scope, true, limit);
-    KvStream::with_progress(scan.into_stream().map(|item| item.map(|message| message.key)))
+    KvStream::with_progress(scan.into_stream(|message| message.key))
 }
 
 /// Returns the retained entries of one key.
 pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
     let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
     (scan.newest, scan.source) = (false, Source::None);
-    KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
+    KvStream::new(scan.into_stream(StreamMessage::into_entry))
 }
 
 /// A listing in progress.
@@ -78,12 +81,35 @@ struct Scan {
     newest: bool,
     /// Subjects that were delivered.
     delivered: Subjects,
+    /// Up to here each subject has one message at most: the end of the stream before the first
+    /// consumer, or 0 if a consumer so far may have been behind the leader.
+    unique_until: u64,
     /// The last message of a consumer.
     last: Last,
     /// Entries of a history that may still come; known from the first consumer on.
     entries_left: Option<u64>,
     rest: Instant,
     pauses: ExponentialBackoff,
+}
+
+impl source::Source for Box<Scan> {
+    type Item = StreamMessage;
+
+    fn next_at_once(&mut self) -> KvResult<Option<StreamMessage>> {
+        Ok(self.next_plain())
+    }
+
+    async fn next(&mut self) -> KvResult<Option<StreamMessage>> {
+        let mut deadline = Deadline::after(self.limit);
+        while !matches!(self.source, Source::Done) {
+            match deadline.bound(self.operation, None, self.step(deadline)).await? {
+                Step::Item(message) => return Ok(Some(message)),
+                Step::Progress => deadline = Deadline::after(self.limit),
+                Step::Nothing => {}
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// The next messages come from here.
@@ -143,6 +169,7 @@ impl Scan {
             lag: Lag::Unknown,
             newest: true,
             delivered: Subjects::default(),
+            unique_until: 0,
             last: Last::default(),
             entries_left: None,
             rest: Instant::now(),
@@ -150,27 +177,35 @@ impl Scan {
         }
     }
 
-    fn into_stream(self) -> impl stream::Stream<Item = KvResult<StreamMessage>> + Send {
-        // Boxed, because it is moved for each item.
-        stream::try_unfold(Box::new(self), |mut scan| async move {
-            Ok(scan.next().await?.map(|message| (message, scan)))
-        })
+    /// Returns the listed messages, each passed through `project`.
+    fn into_stream<T: Send + 'static>(
+        self,
+        project: fn(StreamMessage) -> T,
+    ) -> impl Stream<Item = KvResult<T>> + Send {
+        items(Box::new(self), |_| Poll::Ready(())).map(move |message| message.map(project))
     }
 
-    async fn next(&mut self) -> KvResult<Option<StreamMessage>> {
-        let mut deadline = Deadline::after(self.limit);
-        while !matches!(self.source, Source::Done) {
-            match deadline.bound(self.operation, None, self.step(deadline)).await? {
-                Step::Item(message) => return Ok(Some(message)),
-                Step::Progress => deadline = Deadline::after(self.limit),
-                Step::Nothing => {}
+    /// Returns the next arrived item, unless the listing may end with it.
+    fn next_plain(&mut self) -> Option<StreamMessage> {
+        loop {
+            let Source::Consumer(consumer) = &mut self.source else { return None };
+            consumer.begin_slice();
+            let delivery = consumer.peek()?;
+            if !(self.newest
+                && self.lag == Lag::None
+                && delivery.stream_sequence > self.last.sequence
+                && delivery.stream_sequence < self.bound
+                && delivery.consumer_sequence < consumer.pending_at_start)
+            {
+                return None;
+            }
+            let message = consumer.take(&delivery)?;
+            if let Step::Item(message) = self.receive(message, &delivery) {
+                return Some(message);
             }
         }
-        Ok(None)
     }
 
-    /// Does one step. Everything that does not happen for each item is boxed, because the future of
-    /// a step is copied for each item.
     async fn step(&mut self, deadline: Deadline) -> KvResult<Step> {
         match &mut self.source {
             Source::Done => Ok(Step::Nothing),
@@ -273,7 +308,7 @@ impl Scan {
         let delivered = delivered(&mut message, delivery, &self.core.bucket.prefix);
         let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
         self.last.remember(&message.subject, delivery.into(), is_deletion);
-        let is_wanted = self.note(&message.subject, delivered.as_ref(), is_deletion);
+        let is_wanted = self.note(&message.subject, delivery.stream_sequence, delivered.as_ref());
         delivered.filter(|_| is_wanted).map_or(Step::Progress, Step::Item)
     }
 
@@ -298,7 +333,8 @@ impl Scan {
     }
 
     /// Records a message. Returns whether it is to be delivered.
-    fn note(&mut self, subject: &str, message: Option<&StreamMessage>, is_deletion: bool) -> bool {
+    fn note(&mut self, subject: &str, sequence: u64, message: Option<&StreamMessage>) -> bool {
+        let is_deletion = message.is_some_and(|message| message.operation.is_deletion());
         let is_in_scope = message.is_some_and(|message| self.scope.matches(&message.key));
         if !self.newest {
             // As many as the store keeps, because entries that are written meanwhile could continue
@@ -309,6 +345,10 @@ impl Scan {
         if is_deletion && self.lag != Lag::None {
             // A replica that is behind may not have the value that followed (ADR 0012).
             return false;
+        }
+        if sequence <= self.unique_until {
+            self.delivered.add_unique(subject);
+            return is_in_scope && !is_deletion;
         }
         self.delivered.insert(subject) && is_in_scope && !is_deletion
     }
@@ -352,10 +392,11 @@ impl Scan {
     }
 
     /// The keys of a list that have not been delivered yet.
-    fn unseen(&self, listing: Listing) -> Vec<Key> {
+    fn unseen(&mut self, listing: Listing) -> Vec<Key> {
+        let delivered = self.delivered.table();
         let unseen = |subject: String| {
             let key = key_of(&subject, &self.core.bucket.prefix)?;
-            (self.scope.matches(&key) && !self.delivered.contains(&subject)).then_some(key)
+            (self.scope.matches(&key) && !delivered.contains(&subject)).then_some(key)
         };
         listing.into_subjects().into_iter().filter_map(unseen).collect()
     }
@@ -408,7 +449,7 @@ impl Scan {
             });
             if self.newest && self.last.sequence > 0 {
                 if !self.is_intact(&info, deadline).await? {
-                    self.last = Last::default();
+                    (self.last, self.unique_until) = (Last::default(), 0);
                 } else if settings.history != 1 {
                     self.read_rest();
                     return Ok(());
@@ -439,6 +480,10 @@ impl Scan {
                     }
                     self.lag = consumer.lag(&info);
                     self.bound = info.last_sequence();
+                    if self.lag != Lag::None || self.last.sequence == 0 && self.delivered.is_empty()
+                    {
+                        self.unique_until = if self.lag == Lag::None { self.bound } else { 0 };
+                    }
                     let is_done = consumer.pending_at_start == 0
                         && (self.lag == Lag::None || self.reaches_leader(deadline).await?);
                     self.source =

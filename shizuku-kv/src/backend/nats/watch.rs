@@ -12,11 +12,11 @@ mod delivery;
 mod opening;
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
-use futures_util::stream;
 
 use super::census::Census;
 use super::consumer::{Delivery, OrderedConsumer};
@@ -28,6 +28,7 @@ use super::initial_sync::StateSync;
 use super::leader::Last;
 use super::store::NatsStore;
 use super::wire::StreamMessage;
+use crate::backend::source::{Source, items};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
@@ -57,15 +58,29 @@ impl KvWatcher for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, KvResult<Watch>> {
         Box::pin(async move {
-            // Boxed, because it is moved for each item.
+            // Boxed, because it is moved for each wait.
             let mut watch = Box::new(NatsWatch::new(Arc::clone(&self.0), scope, from));
             watch.begin(deadline).await?;
             let link = watch.link.subscribe();
-            let updates = stream::unfold(watch, |mut watch| async move {
-                watch.next().await.map(|item| (item, watch))
-            });
-            Ok(Watch::new(updates).with_link(link))
+            Ok(Watch::new(items(watch, |_| Poll::Ready(()))).with_link(link))
         })
+    }
+}
+
+impl Source for Box<NatsWatch> {
+    type Item = Item;
+
+    fn next_at_once(&mut self) -> KvResult<Option<Item>> {
+        Ok(self.next_plain())
+    }
+
+    async fn next(&mut self) -> KvResult<Option<Item>> {
+        loop {
+            self.is_plain = None;
+            if let Some(item) = self.step().await? {
+                return Ok(Some(item));
+            }
+        }
     }
 }
 
@@ -74,13 +89,11 @@ impl KvWatcher for NatsStore {
 enum State {
     /// No consumer exists: the watch is new, or its consumer was lost. Waits until the connection
     /// is up and the pause has passed, then creates a consumer at the position of the watch.
-    /// Becomes `Reading`. Stays, with a longer pause, if that fails. Becomes `Ended` if the store
-    /// is gone or the watch cannot resume without a gap.
+    /// Becomes `Reading`. Stays, with a longer pause, if that fails. The watch ends if the store is
+    /// gone or the watch cannot resume without a gap.
     Starting { pause: Duration },
     /// Waits for the consumer. Becomes `Starting` if the consumer is lost.
     Reading(Box<OrderedConsumer>),
-    /// No item follows.
-    Ended,
 }
 
 type Item = (KvUpdate, WatchCursor);
@@ -123,6 +136,9 @@ struct NatsWatch {
     from_state: bool,
     /// Whether the cursor of the user has not been checked yet.
     unchecked_cursor: bool,
+    /// Whether a consumer is created only after the stream information is read, because the one
+    /// created before it may be behind the leader.
+    needs_info: bool,
     /// The end of the stream when the watch began.
     floor: Option<Floor>,
     /// `None` once the watch has caught up.
@@ -137,6 +153,9 @@ struct NatsWatch {
     is_marker_due: bool,
     /// Number of heartbeats in a row since the watch has caught up.
     quiet: u32,
+    /// Whether the messages of the present slice of the consumer need no decision that depends on
+    /// the time or on other answers. `None` if that is unknown.
+    is_plain: Option<bool>,
     /// Whether the leader had a newer message than the delivered ones at the last heartbeat.
     missing: bool,
     /// Time at which the watch last received a message directly after its arrival.
@@ -179,6 +198,7 @@ impl NatsWatch {
             last: None,
             from_state: from.is_none(),
             unchecked_cursor: from.is_some(),
+            needs_info: false,
             floor: None,
             state_sync: None,
             has_list: false,
@@ -186,6 +206,7 @@ impl NatsWatch {
             initial: Vec::new(),
             is_marker_due: false,
             quiet: 0,
+            is_plain: None,
             missing: false,
             current: SuspendAwareInstant::now(),
             clock: None,
@@ -221,63 +242,49 @@ impl NatsWatch {
         }
     }
 
-    /// Returns the next item.
+    /// Waits for the next item, by one or more steps.
     ///
-    /// Everything that does not happen for each message is boxed, because the future of an item is
-    /// copied for each item.
-    async fn next(&mut self) -> Option<KvResult<Item>> {
-        loop {
-            if let Some(message) = self.initial.pop() {
-                if let Some(item) = self.deliver_initial(message) {
-                    return Some(Ok(item));
-                }
-                continue;
+    /// # Errors
+    /// Returns errors that end the watch.
+    async fn step(&mut self) -> KvResult<Option<Item>> {
+        if let Some(message) = self.initial.pop() {
+            return Ok(self.deliver_initial(message));
+        }
+        if std::mem::take(&mut self.is_marker_due) {
+            return Ok(Some(Box::pin(self.catch_up()).await));
+        }
+        let consumer = match &mut self.state {
+            State::Starting { pause } => {
+                let pause = *pause;
+                return Box::pin(self.restart(pause)).await;
             }
-            if std::mem::take(&mut self.is_marker_due) {
-                return Some(Ok(Box::pin(self.catch_up()).await));
+            State::Reading(consumer) => consumer,
+        };
+        match next_of(consumer, &self.core).await {
+            Delivery::Lost(NOT_ASKED) => {
+                self.unasked = consumer.unasked();
+                self.state = State::Starting { pause: self.pause() };
+                Ok(None)
             }
-            let step = match &mut self.state {
-                State::Ended => return None,
-                State::Starting { pause } => {
-                    let pause = *pause;
-                    Box::pin(self.restart(pause)).await
-                }
-                State::Reading(consumer) => match next_of(consumer, &self.core).await {
-                    Delivery::Lost(NOT_ASKED) => {
-                        self.unasked = consumer.unasked();
-                        self.state = State::Starting { pause: self.pause() };
-                        Ok(None)
-                    }
-                    // A consumer on a replica that is behind begins at the end of that replica,
-                    // which is before the requested position.
-                    Delivery::Message(_, delivery) if delivery.stream_sequence <= self.position => {
-                        let fresh = consumer.is_fresh();
-                        self.alive(fresh);
-                        Ok(None)
-                    }
-                    Delivery::Message(message, delivery) => self.receive(message, &delivery).await,
-                    Delivery::Idle => Box::pin(self.idle()).await,
-                    Delivery::Denied(denial) => Err(denial.error(OPERATION)),
-                    Delivery::Lost(reason) => match self.core.link.over(OPERATION) {
-                        Some(error) => Err(error),
-                        None => {
-                            let store = &self.core.bucket.name;
-                            tracing::debug!(%store, reason, "lost the consumer of a watch");
-                            self.cut_off(reason);
-                            self.state = State::Starting { pause: self.pause() };
-                            Ok(None)
-                        }
-                    },
-                },
-            };
-            match step {
-                Ok(None) => {}
-                Ok(Some(item)) => return Some(Ok(item)),
-                Err(error) => {
-                    self.state = State::Ended;
-                    return Some(Err(error));
-                }
+            // A consumer on a replica that is behind begins at the end of that replica, which is
+            // before the requested position.
+            Delivery::Message(_, delivery) if delivery.stream_sequence <= self.position => {
+                self.alive();
+                Ok(None)
             }
+            Delivery::Message(message, delivery) => self.receive(message, &delivery).await,
+            Delivery::Idle => Box::pin(self.idle()).await,
+            Delivery::Denied(denial) => Err(denial.error(OPERATION)),
+            Delivery::Lost(reason) => match self.core.link.over(OPERATION) {
+                Some(error) => Err(error),
+                None => {
+                    let store = &self.core.bucket.name;
+                    tracing::debug!(%store, reason, "lost the consumer of a watch");
+                    self.cut_off(reason);
+                    self.state = State::Starting { pause: self.pause() };
+                    Ok(None)
+                }
+            },
         }
     }
 
@@ -340,11 +347,12 @@ impl NatsWatch {
         self.pauses.get_or_insert_with(pauses).next().unwrap_or_default()
     }
 
-    /// Records a sign of life, and returns the current time. A message is only `fresh` if the
-    /// reader waited for its arrival.
-    fn alive(&mut self, fresh: bool) -> SuspendAwareInstant {
-        let now = SuspendAwareInstant::now();
-        if fresh {
+    /// Records a sign of life from the consumer. Returns a time at which it had arrived. A message
+    /// is only fresh if the reader waited for its arrival.
+    fn alive(&mut self) -> SuspendAwareInstant {
+        let State::Reading(consumer) = &self.state else { return self.current };
+        let now = consumer.had_arrived();
+        if consumer.is_fresh() {
             self.current = now;
         }
         self.pauses = None;

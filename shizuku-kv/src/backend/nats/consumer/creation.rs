@@ -1,7 +1,7 @@
 //! The creation of a consumer, in the form that the user has a right to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use super::super::denials::Form;
 use super::super::link::Link;
 use super::super::liveness::Liveness;
 use super::super::stream_info::Cluster;
+use super::super::wire::parse_time;
+use super::queue::Queue;
 use super::{HEARTBEAT, OrderedConsumer, PULL, PULL_BYTES, SHORT_HEARTBEAT, Spec, Start, nanos};
 use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
 
@@ -86,7 +88,7 @@ impl OrderedConsumer {
             link: Arc::clone(&link),
             delete_on_drop: DeleteOnDrop::new(&link, &spec.stream, &name),
             inbox,
-            messages,
+            queue: Queue::new(messages),
             pulls: 0,
             outstanding: 0,
             batch: PULL,
@@ -103,6 +105,7 @@ impl OrderedConsumer {
             has_list: spec.start == Start::LastPerSubject,
             pending_at_start: 0,
             server: None,
+            created: SystemTime::UNIX_EPOCH,
         };
         // From here on the consumer may exist. If this future is dropped, `delete_on_drop` deletes
         // the consumer.
@@ -112,6 +115,7 @@ impl OrderedConsumer {
                 Err(rejected) => return Ok(Err(rejected)),
             };
         consumer.pending_at_start = created.num_pending;
+        consumer.created = parse_time(&created.created);
         consumer.delete_on_drop.exists = true;
         consumer.server = created.cluster.and_then(|cluster| cluster.leader);
         // A denial of the subscription arrives before the answer.
@@ -127,6 +131,8 @@ impl OrderedConsumer {
 #[derive(Deserialize)]
 struct Created {
     num_pending: u64,
+    #[serde(default)]
+    created: String,
     #[serde(default)]
     cluster: Option<Cluster>,
 }

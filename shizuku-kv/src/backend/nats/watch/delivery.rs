@@ -20,13 +20,63 @@ const COMPARE_BUSY: Duration = Duration::from_secs(30);
 const SHORTEST_LIFE: Duration = Duration::from_millis(100);
 
 impl NatsWatch {
+    /// Returns the item of the next message that has arrived, if it needs nothing but its delivery:
+    /// no request, no wait, and no other state of the watch.
+    pub(super) fn next_plain(&mut self) -> Option<Item> {
+        if self.is_marker_due || !self.initial.is_empty() {
+            return None;
+        }
+        loop {
+            let State::Reading(consumer) = &mut self.state else { return None };
+            if consumer.begin_slice() {
+                self.is_plain = None;
+            }
+            let delivery = consumer.peek()?;
+            if delivery.stream_sequence <= self.position || !self.is_slice_plain() {
+                return None;
+            }
+            let State::Reading(consumer) = &mut self.state else { return None };
+            if self.state_sync.as_ref().is_some_and(|s| !s.is_before_end(&delivery, consumer)) {
+                return None;
+            }
+            let message = consumer.take(&delivery)?;
+            if let Some(state) = &mut self.state_sync {
+                state.record(&message.subject, delivery.stream_sequence);
+            }
+            if let Some(item) = self.deliver(message, &delivery) {
+                return Some(item);
+            }
+        }
+    }
+
+    /// Returns whether [`receive`](Self::receive) would make no request because of the time. That
+    /// is the same for all messages of a slice, because one time stands for the arrival of all.
+    fn is_slice_plain(&mut self) -> bool {
+        let State::Reading(consumer) = &mut self.state else { return false };
+        if let Some(is_plain) = self.is_plain {
+            return is_plain;
+        }
+        if self.caught_up {
+            consumer.use_long_heartbeat();
+        }
+        let (now, unasked) = (consumer.had_arrived(), consumer.unasked());
+        (self.quiet, self.missing, self.pauses) = (0, false, None);
+        let unheard = now.since(&self.current);
+        let life = self.core.bucket.settings().tombstone_life;
+        let is_plain = life.is_none_or(|life| unasked.max(unheard) < life)
+            && !(unheard >= SHORTEST_TTL && self.learns(&now))
+            && !(self.caught_up && now.since(&self.compared) >= COMPARE_BUSY);
+        self.is_plain = Some(is_plain);
+        is_plain
+    }
+
     /// Records a message after the position.
     ///
     /// # Errors
     /// Returns errors that end the watch.
     pub(super) async fn receive(
         &mut self,
-        mut message: Message,
+        message: Message,
         delivery: &DeliveryInfo,
     ) -> KvResult<Option<Item>> {
         let State::Reading(consumer) = &mut self.state else { return Ok(None) };
@@ -42,8 +92,7 @@ impl NatsWatch {
             consumer.use_long_heartbeat();
         }
         let stalls = self.has_list && consumer.may_stall();
-        let fresh = consumer.is_fresh();
-        let now = self.alive(fresh);
+        let now = self.alive();
         if complete && stalls {
             self.leave_list();
         } else if !complete {
@@ -64,11 +113,19 @@ impl NatsWatch {
         if life.is_some_and(|life| behind >= life) {
             return Err(self.expired(Expiry::TombstonesForgotten));
         }
+        self.is_marker_due = complete;
+        Ok(self.deliver(message, delivery))
+    }
+
+    /// Moves the position to a message. Returns the item to deliver.
+    fn deliver(&mut self, mut message: Message, delivery: &DeliveryInfo) -> Option<Item> {
         let delivered = delivered(&mut message, delivery, &self.core.bucket.prefix);
         let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
         self.last.get_or_insert_default().remember(&message.subject, delivery.into(), is_deletion);
+        (self.position, self.as_of) = (delivery.stream_sequence, delivery.time());
+        self.from_state = false;
         let update = delivered.and_then(|message| self.news(message));
-        Ok(self.advance(update, delivery, complete))
+        update.map(|update| (update, self.cursor()))
     }
 
     /// Records a heartbeat.
@@ -86,7 +143,7 @@ impl NatsWatch {
             consumer.use_long_heartbeat();
         }
         let fresh = consumer.is_fresh();
-        self.alive(fresh);
+        self.alive();
         if fresh && self.caught_up {
             match self.compare().await {
                 Comparison::Alike => {}
@@ -112,7 +169,8 @@ impl NatsWatch {
 
     /// Returns the update of a message, or `None` if it is out of scope or known.
     fn news(&mut self, message: StreamMessage) -> Option<KvUpdate> {
-        let life = self.core.bucket.settings().tombstone_ttl;
+        let is_deletion = message.operation.is_deletion();
+        let life = is_deletion.then(|| self.core.bucket.settings().tombstone_ttl).flatten();
         let is_news = self.scope.matches(&message.key) && self.deleted.is_news(&message, life);
         is_news.then(|| KvUpdate::from(message.into_entry()))
     }
@@ -164,26 +222,16 @@ impl NatsWatch {
     /// Requests the settings periodically while the reader is behind, because the lifetime of
     /// tombstones may have become shorter. A leader that does not answer is asked again later.
     async fn learn(&mut self, now: &SuspendAwareInstant) {
-        let is_due = |last: Duration| last >= SHORTEST_TTL;
-        if self.asked.is_none_or(|asked| is_due(now.since(&asked)))
-            && is_due(self.core.bucket.settings().age())
-        {
+        if self.learns(now) {
             self.asked = Some(*now);
             let _ = Box::pin(self.core.info(OPERATION, Deadline::after(SHORTEST_TTL))).await;
         }
     }
 
-    /// Moves the position to a message. Returns the item to deliver.
-    fn advance(
-        &mut self,
-        update: Option<KvUpdate>,
-        delivery: &DeliveryInfo,
-        complete: bool,
-    ) -> Option<Item> {
-        (self.position, self.as_of) = (delivery.stream_sequence, delivery.time());
-        self.from_state = false;
-        self.is_marker_due = complete;
-        update.map(|update| (update, self.cursor()))
+    /// Returns whether the settings may have changed since they were last requested.
+    fn learns(&self, now: &SuspendAwareInstant) -> bool {
+        self.asked.is_none_or(|asked| now.since(&asked) >= SHORTEST_TTL)
+            && self.core.bucket.settings().age() >= SHORTEST_TTL
     }
 
     /// Returns the caught-up marker.
@@ -192,12 +240,13 @@ impl NatsWatch {
     /// older.
     pub(super) async fn catch_up(&mut self) -> Item {
         self.caught_up = true;
-        self.state_sync = None;
+        let state = self.state_sync.take();
+        let has_reached = state.is_some_and(|state| state.has_reached(self.position));
         self.from_state = false;
         if let Some(floor) = self.floor
             && (floor.sequence > self.position || self.position == 0)
         {
-            if floor.is_covered || self.covers_floor().await {
+            if floor.is_covered || has_reached || self.covers_floor().await {
                 // If the message at the floor is gone, the cursor has a later time: see
                 // `CursorState::is_gone`. A watch of all keys would have delivered that message.
                 let is_gone =

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::super::api::ApiError;
 use super::super::census::{Census, Change};
 use super::super::consumer::{INACTIVE, OrderedConsumer, Spec, Start};
 use super::super::denials::Form;
@@ -41,8 +40,8 @@ impl NatsWatch {
     /// then needs several requests.
     fn can_start_at_once(&self) -> bool {
         self.from_state
-            && matches!(self.scope, WatchScope::Key(_))
-            && self.has_exact_filter()
+            && !self.needs_info
+            && few_keys(&self.scope).is_none()
             && !self.core.link.is_denied(Form::LeaderMessage, &self.core.bucket.stream)
     }
 
@@ -51,24 +50,27 @@ impl NatsWatch {
         exact_filter(&self.core, &self.scope).as_slice() == self.filters
     }
 
-    /// Creates the consumer of one key before the stream information is read, which saves a round
-    /// trip (ADR 0080). Returns `None` if the creation is rejected, or the store was recreated
-    /// since this handle last read its settings.
+    /// Creates the consumer of the state before the stream information is read, which saves a round
+    /// trip (ADR 0080, ADR 0091). Returns `None` if the creation is rejected, or the store was
+    /// recreated since this handle last read its settings.
     ///
-    /// - **Complete state.** The consumer begins with the newest message of the key. If that
-    ///   message is superseded before its turn, the successor arrives. So the first message
-    ///   completes the state, wherever the stream ended. With several keys, a message of another
-    ///   key could arrive in place of a removed one.
+    /// - **Complete state.** The end of the stream afterwards is the end at the creation if it was
+    ///   the same before, or if its message is older than the consumer. Otherwise the end is
+    ///   unknown, and the leader is asked once the state is delivered. A single key needs no end:
+    ///   the consumer begins with the newest message of the key. If that message is superseded
+    ///   before its turn, the successor arrives. So the first message completes the state.
     /// - **Incarnation.** The stream is the same before and after the creation, so that the
     ///   consumer belongs to it.
-    /// - **Cursor of the marker.** If the stream ends with the same message before and after the
-    ///   creation, the state includes all messages up to that one. Otherwise the leader is asked
-    ///   once the state is complete: see [`Floor::is_covered`].
+    /// - **Cursor of the marker.** If the end at the creation is known, the state includes all
+    ///   messages up to it. Otherwise the leader is asked once the state is complete: see
+    ///   [`Floor::is_covered`].
     async fn start_at_once(&mut self, deadline: Deadline) -> KvResult<Option<OrderedConsumer>> {
         let core = Arc::clone(&self.core);
         let (known, sent) = (core.bucket.settings_arc(), Instant::now());
         let spec = self.spec(Start::LastPerSubject, &known);
-        let Ok(mut consumer) = self.create(&spec, deadline).await? else { return Ok(None) };
+        let (link, name) = (Arc::clone(&core.link), self.next_name());
+        let created = OrderedConsumer::create(link, OPERATION, &spec, name, deadline).await?;
+        let Ok(mut consumer) = created else { return Ok(None) };
         // The messages arrive while the stream information is read.
         consumer.request_first().await;
         let info = core.info(OPERATION, deadline);
@@ -76,13 +78,21 @@ impl NatsWatch {
         if info.incarnation(&core.bucket.stream) != known.incarnation {
             return Ok(None);
         }
-        self.check(&info, false, false)?;
-        self.count_keys(&consumer);
-        let lag = consumer.lag_before(&info, sent.elapsed());
+        let since = sent.elapsed();
+        let lag = consumer.lag_before(&info, since);
+        // The next consumer is created after its stream information, which can prove more about it.
+        self.needs_info = lag != Lag::None;
+        let keys = self.has_exact_filter().then_some(consumer.pending_at_start);
+        self.check(&info, keys.filter(|_| lag == Lag::None), false, false)?;
         let is_unchanged = known.end == info.last_sequence() && known.end_time == info.last_time();
-        self.set_floor(&info, is_unchanged && lag == Lag::None);
+        let is_end_known = is_unchanged || consumer.is_newer_than_all(&info, since);
+        self.set_floor(&info, is_end_known && lag == Lag::None);
+        let bound = match self.scope {
+            WatchScope::Key(_) => Some(u64::MAX),
+            _ => is_end_known.then(|| info.last_sequence()),
+        };
         let mut state = self.level_state(&spec, &info);
-        state.begin_key(lag, &info);
+        state.begin(lag, spec.start, bound, &info);
         self.sync_state(state, &consumer, None, deadline).await?;
         self.started(&info);
         Ok(Some(consumer))
@@ -92,38 +102,31 @@ impl NatsWatch {
     async fn start_after_info(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
         let by_name = few_keys(&self.scope).filter(|_| self.from_state);
-        let mut info = core.info(OPERATION, deadline).await?;
-        // A server that was restored without some acknowledged messages assigns their sequences
-        // again. This watch may have delivered other messages with these sequences.
-        let (mut rewritten, mut is_gone) = (false, false);
-        if !self.from_state && (1..=info.last_sequence()).contains(&self.position) {
-            let found =
-                leader::message_at(&core, OPERATION, self.position, &self.filters, deadline)
-                    .await?;
-            rewritten = matches!(found, MessageAt::Time(time) if time != self.as_of)
-                || self.is_set_back(deadline).await?;
-            let was_gone =
-                info.last_time() > SystemTime::UNIX_EPOCH && self.as_of > info.last_time();
-            is_gone = found == MessageAt::Gone && !was_gone;
-            if is_gone && self.position == info.last_sequence() {
-                // A write between the two requests may have superseded the message.
-                info = core.info(OPERATION, deadline).await?;
-            }
-        }
-        self.check(&info, rewritten, is_gone)?;
-        let life = info.settings().tombstone_life;
+        let info = core.info(OPERATION, deadline).await?;
         let start = match (self.from_state, &by_name) {
             (true, None) => Start::LastPerSubject,
             (true, Some(_)) => Start::Sequence(info.last_sequence() + 1),
             (false, _) => Start::Sequence(self.position + 1),
         };
         let spec = self.spec(start, &info.settings());
+        let name = self.next_name();
+        let create =
+            OrderedConsumer::create(Arc::clone(&core.link), OPERATION, &spec, name, deadline);
         let read = async {
             // The consumer delivers the messages that were written after the stream information.
             let Some(keys) = by_name else { return Ok(None) };
             core.many_as_of(OPERATION, keys, info.last_sequence(), deadline).await.map(Some)
         };
-        let (created, read) = tokio::try_join!(self.create(&spec, deadline), read)?;
+        let (created, read, (rewritten, is_gone)) =
+            tokio::try_join!(create, read, self.compare_position(&info, deadline))?;
+        if is_gone && self.position == info.last_sequence() {
+            // A write between the two requests may have superseded the message.
+            let later = core.info(OPERATION, deadline).await?;
+            self.check(&later, None, rewritten, is_gone)?;
+        } else {
+            self.check(&info, None, rewritten, is_gone)?;
+        }
+        let life = info.settings().tombstone_life;
         let mut consumer =
             created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
         if spec.start == Start::LastPerSubject && self.has_exact_filter() {
@@ -147,7 +150,7 @@ impl NatsWatch {
         let outstanding = read.map(|read| self.read_by_name(read, &info));
         if !self.caught_up {
             let mut state = self.level_state(&spec, &info);
-            state.begin(&consumer, spec.start, &info);
+            state.begin(consumer.lag(&info), spec.start, Some(info.last_sequence()), &info);
             self.sync_state(state, &consumer, outstanding, deadline).await?;
         }
         self.started(&info);
@@ -164,16 +167,34 @@ impl NatsWatch {
         }
     }
 
-    async fn create(
-        &mut self,
-        spec: &Spec,
-        deadline: Deadline,
-    ) -> KvResult<Result<OrderedConsumer, ApiError>> {
+    /// Returns the name of the next consumer.
+    fn next_name(&mut self) -> String {
         // The server may execute the deletion after a failed creation later than the next creation.
         let name = format!("shizuku-{}-{}", self.id, self.consumers);
         self.consumers += 1;
-        let link = Arc::clone(&self.core.link);
-        OrderedConsumer::create(link, OPERATION, spec, name, deadline).await
+        name
+    }
+
+    /// Returns whether another message has the position now, or the last delivered message is lost,
+    /// and whether the message at the position is gone.
+    ///
+    /// A server that was restored without some acknowledged messages assigns their sequences again.
+    /// This watch may have delivered other messages with these sequences.
+    async fn compare_position(
+        &self,
+        info: &StreamInfo,
+        deadline: Deadline,
+    ) -> KvResult<(bool, bool)> {
+        if self.from_state || !(1..=info.last_sequence()).contains(&self.position) {
+            return Ok((false, false));
+        }
+        let (found, is_set_back) = tokio::try_join!(
+            leader::message_at(&self.core, OPERATION, self.position, &self.filters, deadline),
+            self.is_set_back(deadline),
+        )?;
+        let is_other = matches!(found, MessageAt::Time(time) if time != self.as_of);
+        let was_gone = info.last_time() > SystemTime::UNIX_EPOCH && self.as_of > info.last_time();
+        Ok((is_other || is_set_back, found == MessageAt::Gone && !was_gone))
     }
 
     /// Adopts the number of keys that the consumer delivers first. From here on, a purge of one of
@@ -251,8 +272,15 @@ impl NatsWatch {
         outstanding
     }
 
-    /// Checks that the watch can resume without a gap.
-    fn check(&mut self, info: &StreamInfo, rewritten: bool, is_gone: bool) -> KvResult<()> {
+    /// Checks that the watch can resume without a gap. `keys` is the number of keys in scope, if it
+    /// is already known.
+    fn check(
+        &mut self,
+        info: &StreamInfo,
+        keys: Option<u64>,
+        rewritten: bool,
+        is_gone: bool,
+    ) -> KvResult<()> {
         let found = info.incarnation(&self.core.bucket.stream);
         if self.from_state {
             self.incarnation = Some(found);
@@ -291,7 +319,7 @@ impl NatsWatch {
         if self.from_state {
             self.census = None;
         }
-        let keys = (self.scope == WatchScope::All).then(|| info.subjects());
+        let keys = keys.or_else(|| (self.scope == WatchScope::All).then(|| info.subjects()));
         let census = Census::new(info, keys);
         // Before the watch has caught up, entries that were not delivered may be removed. The
         // comparison then follows later, with the first census.

@@ -3,17 +3,16 @@
 //! A stream made of an `async` function builds a future for each item, with timers that most items
 //! do not need (ADR 0078).
 
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_util::{FutureExt, stream};
 
-use super::turns::poll_share;
 use crate::store::KvResult;
 
 /// A source of items.
-pub(super) trait Source: Send + Sized + 'static {
+pub(crate) trait Source: Send + Sized + 'static {
     type Item: Send + 'static;
 
     /// Returns the next item if it is available without a wait, otherwise `None`.
@@ -36,14 +35,20 @@ enum State<S: Source> {
 }
 
 /// Returns the items of a source, until its end or its first error.
-pub(super) fn items<S: Source>(source: S) -> impl Stream<Item = KvResult<S::Item>> + Send {
+///
+/// `turn` is called before each attempt without a wait. It returns `Pending` after it has arranged
+/// for another poll, to let other tasks run first.
+pub(crate) fn items<S: Source>(
+    source: S,
+    turn: fn(&Context<'_>) -> Poll<()>,
+) -> impl Stream<Item = KvResult<S::Item>> + Send {
     let mut state = State::Ready(source);
     stream::poll_fn(move |context| {
         loop {
             match &mut state {
                 State::Ready(source) => {
                     // Other tasks get their turn, however many items are available.
-                    ready!(poll_share(context));
+                    ready!(turn(context));
                     match source.next_at_once() {
                         Ok(Some(item)) => return Poll::Ready(Some(Ok(item))),
                         Ok(None) => {}
