@@ -72,7 +72,7 @@ const OTHER_KEY: &str = "config.datahoard";
 /// Target of every comparison with async-nats: the highest ratio of the times.
 const TARGET: f64 = 1.05;
 
-/// The same for a write next to one without the header that makes its outcome known.
+/// Target of a write next to one without the header by which a lost acknowledgement is resolved.
 const BARE: f64 = 1.10;
 
 /// A header of the size of ours.

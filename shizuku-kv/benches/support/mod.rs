@@ -101,8 +101,8 @@ impl Comparison {
         self.line_within(None, case, unit, target)
     }
 
-    /// The same beside an A/A comparison, the same operation on both sides: the target is met if
-    /// the ratio exceeds it by at most half of the spread of that comparison.
+    /// Like [`line`](Self::line), beside an A/A comparison of one operation on both sides. The
+    /// target is met if the ratio exceeds it by at most half of the spread of that comparison.
     pub(crate) fn line_beside(&self, same: &Self, case: &str, unit: Unit, target: f64) -> String {
         let ratios = same.ratios();
         self.line_within(Some((at(&ratios, 0.05), at(&ratios, 0.95))), case, unit, target)

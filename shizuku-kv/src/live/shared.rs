@@ -28,8 +28,8 @@ impl<V> SharedLive<V> {
     }
 
     /// Returns another handle of the live value, if its task runs and it holds the entry that was
-    /// just read. A task that is behind or cut off is not shared, so that the new handle begins
-    /// with a value in which no acknowledged write is missing.
+    /// just read. Returns `None` if the task is behind or disconnected, so that the new handle
+    /// begins with a value in which no acknowledged write is missing.
     pub(super) fn handle(&self, read: &LiveSnapshot<V>, upkeep: &Arc<Upkeep>) -> Option<Live<V>> {
         let (value, task) = (self.value.upgrade()?, self.task.upgrade()?);
         let (states, upkeep) = (self.states.clone(), Arc::clone(upkeep));

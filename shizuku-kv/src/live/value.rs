@@ -25,9 +25,9 @@ use crate::watch::Upkeep;
 /// may be skipped, and the newest one is always delivered. If the store cannot be reached, the last
 /// value stays current, and the status shows the start of the outage.
 ///
-/// Clones share one task, which ends with the last clone. The task runs on the runtime on which the
-/// value was opened. Values of the same record and type that are opened on one runtime usually
-/// share a task too (ADR 0097).
+/// Clones share one task, and values of the same record and type that are opened on one runtime
+/// usually do too. The task ends with the last handle that uses it. It runs on the runtime on which
+/// the first value was opened. A panic of the type's own code ends all values that share the task.
 ///
 #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
 #[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]

@@ -72,7 +72,8 @@ impl Channels {
         command: Command,
         create: impl FnOnce(UnboundedReceiver<Command>) -> Arc<Driver>,
     ) -> Option<Sent> {
-        // Dropped after the mutex, because the drop wakes tasks and frees what others gave.
+        // Dropped after the mutex is unlocked, because the drop wakes tasks and runs code of other
+        // crates.
         let (mut ended_turn, mut ended) = (None, Vec::new());
         // Sent under the mutex under which a coordinator checks for the last time before it ends.
         let mut open = self.lock();

@@ -165,8 +165,8 @@ impl Coordinator {
         }
     }
 
-    /// Returns a command that has arrived. Not by `try_recv`, which can park the thread of a caller
-    /// while another one sends.
+    /// Returns a command that has arrived. Avoids `try_recv`, because it can park the thread of a
+    /// caller while another one sends.
     async fn arrived(&mut self) -> Option<Command> {
         poll_fn(|context| match self.commands.poll_recv(context) {
             Poll::Ready(command) => Poll::Ready(command),

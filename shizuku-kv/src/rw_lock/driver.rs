@@ -158,8 +158,8 @@ impl Background {
         let mut check = pin!(tokio::time::sleep(TURN));
         let mut is_armed = false;
         poll_fn(|context| {
-            // Before the look at the checks, so that a caller that begins to wait afterwards wakes
-            // this task.
+            // Registered before `is_checked` is read, so that a caller that begins to wait later
+            // wakes this task.
             let former = replace(&mut driver.lock().background, context.waker());
             drop(former);
             while driver.lock().turns.is_checked() {
@@ -182,7 +182,7 @@ impl Background {
         .await;
         let panic = driver.lock().panic.take();
         if let Some(panic) = panic {
-            // The task that polled is not the one that panicked.
+            // The task of a caller may have polled. The panic belongs to the background task.
             resume_unwind(panic);
         }
     }
@@ -208,8 +208,8 @@ fn replace(waker: &mut Option<Waker>, by: &Waker) -> Option<Waker> {
 pub(super) struct Turn {
     id: TurnId,
     driver: Arc<Driver>,
-    /// The caller that has lost its turn. It is woken by the first poll, and not by the begin,
-    /// because that is under a mutex, and a waker is code of others.
+    /// The caller that has lost its turn. The first poll wakes it. `begin` does not, because its
+    /// callers hold a mutex, and a waker runs code of other crates.
     former: Option<Waker>,
 }
 
@@ -218,7 +218,7 @@ impl Turn {
         self.former.take().into_iter().for_each(Waker::wake);
     }
 
-    /// Records that the caller waits, and may never poll again. Returns false if the turn or the
+    /// Records that the caller waits, and may never poll again. Returns `false` if the turn or the
     /// future is over.
     fn wait(&self) -> bool {
         let mut shared = self.driver.lock();
@@ -246,7 +246,7 @@ impl Drop for Turn {
     }
 }
 
-/// The coordinator has ended without an answer.
+/// The error of a request whose coordinator has ended without an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ended;
 

@@ -42,8 +42,9 @@ pub struct ConnectionCapabilities {
     /// it reads its own writes.
     pub leader_reads: bool,
     /// A read from the replica that decides writes never misses a write that was acknowledged or
-    /// delivered to a watch. A NATS bucket with several replicas does not have it: a replaced
-    /// leader may answer for a moment.
+    /// delivered to a watch. A NATS bucket with several replicas does not have it, because a
+    /// replaced leader may still answer for a moment: a connection claims it if one of its stores
+    /// can have it. The suite cannot verify it.
     pub linearizable_reads: bool,
     /// Values survive the end of the process that wrote them.
     pub persistent: bool,

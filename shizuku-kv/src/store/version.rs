@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The version of one key's value: opaque, compared for equality only.
+/// The version of one key's value: opaque, compared for equality. Only with the capability
+/// [`ordered_versions`](crate::ConnectionCapabilities::ordered_versions) is there an order.
 ///
 /// A key's version changes with every write to it. A token is at most 16 bytes, inline; it is
 /// `Copy` and never allocates. Do not compare tokens of different stores: the comparison is safe,

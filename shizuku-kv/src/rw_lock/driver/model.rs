@@ -4,12 +4,14 @@
 //! A step is a section under the mutex of [`Driver`](super::Driver). A task that a section wakes is
 //! notified in the same step: a later notification equals a task that polls later.
 
+mod mutations;
+
 use std::fmt;
 
 use stateright::{Model, Property};
 
 use super::turns::{Poller, TurnId, Turns};
-use crate::exploration::{self, Found, assert_each_breaks, explore};
+use crate::exploration::{Found, explore};
 
 const NO_LOSS: &str = "every wake leads to a poll";
 const ANSWERED: &str = "every caller that polls gets its answer";
@@ -411,8 +413,6 @@ impl fmt::Debug for Decisions {
     }
 }
 
-type Mutation = exploration::Mutation<Decisions, (usize, u8, u8)>;
-
 fn found(
     (callers, events, sticks): (usize, u8, u8),
     decisions: Decisions,
@@ -429,92 +429,4 @@ fn turns_keep_their_promises_in_every_schedule() {
         println!("{scenario:?}: {} states", found.states);
         assert!(found.broken.is_empty(), "{:#?}", found.broken);
     }
-}
-
-#[test]
-fn mutation_of_each_turn_breaks_a_promise() {
-    let all = |name, breaks, decisions| Mutation { name, decisions, scenario: (2, 2, 1), breaks };
-    let mutations = vec![
-        all(
-            "a wake during a poll is forgotten",
-            NO_LOSS,
-            Decisions {
-                end_poll: |turns, by| {
-                    turns.end_poll(by);
-                    None
-                },
-                ..PRODUCTION
-            },
-        ),
-        all(
-            "the poll of another task wakes no caller",
-            PROMPT,
-            Decisions {
-                end_poll: |turns, by| {
-                    let next = turns.end_poll(by);
-                    let is_own = by.is_some_and(|turn| turns.is_turn_of(turn));
-                    next.filter(|next| is_own || *next == Poller::Background)
-                },
-                ..PRODUCTION
-            },
-        ),
-        all(
-            "a wake wakes no task",
-            NO_LOSS,
-            Decisions {
-                wake: |turns| {
-                    turns.wake();
-                    None
-                },
-                ..PRODUCTION
-            },
-        ),
-        all(
-            "a wake reaches the background task only",
-            PROMPT,
-            Decisions { wake: |turns| turns.wake().map(|_| Poller::Background), ..PRODUCTION },
-        ),
-        all(
-            "the end of a turn wakes no task",
-            NO_LOSS,
-            Decisions {
-                end: |turns, turn| {
-                    turns.end(turn);
-                    None
-                },
-                ..PRODUCTION
-            },
-        ),
-        all("waiting callers are not checked", NO_LOSS, Decisions { wait: |_| None, ..PRODUCTION }),
-        all("checks end no turn", BOUNDED, Decisions { check: |_| false, ..PRODUCTION }),
-        all(
-            "a caller that loses its turn is not woken",
-            ANSWERED,
-            Decisions { wakes_former: false, ..PRODUCTION },
-        ),
-        all(
-            "the background task looks at the checks before it can be woken",
-            NO_LOSS,
-            Decisions { registers_first: false, ..PRODUCTION },
-        ),
-        all(
-            "a task polls while another does",
-            ONE_POLL,
-            Decisions {
-                start_poll: |turns, by| {
-                    let mut other = turns.clone();
-                    let _ = other.end_poll(None);
-                    let starts = other.start_poll(by);
-                    if starts {
-                        *turns = other;
-                    }
-                    starts
-                },
-                ..PRODUCTION
-            },
-        ),
-    ];
-    assert_each_breaks(mutations, PROMISES, |scenario, decisions, until| {
-        found(scenario, decisions, Some(until))
-    });
 }

@@ -22,7 +22,7 @@ pub(super) struct Turns {
     is_polling: bool,
     /// Whether the future was woken since the start of its last poll.
     is_woken: bool,
-    /// Whether the background task checks the turns now and then.
+    /// Whether the background task checks the turns at intervals.
     is_checked: bool,
     /// The turn at the last check.
     observed: Option<TurnId>,
@@ -106,8 +106,8 @@ impl Turns {
     }
 
     /// Ends the turn of a caller that has lasted since the last check. The background task then
-    /// polls if that caller has not consumed a wake. Returns whether the caller is to be woken,
-    /// because it waits for its answer only.
+    /// polls if that caller has not consumed a wake. Returns whether to wake that caller, which
+    /// from now on only awaits its answer.
     pub(super) fn check(&mut self) -> bool {
         let is_long = self.driving.is_some() && self.driving == self.observed;
         if is_long {

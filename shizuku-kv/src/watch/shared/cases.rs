@@ -25,7 +25,7 @@ fn key(number: usize) -> Key {
     Key::new(format!("key.{number}")).unwrap()
 }
 
-/// Returns an entry of the time at which cursors of its position are.
+/// Returns an entry with the time that cursors of its position have.
 fn entry(number: usize, position: u64) -> KvEntry {
     let version = VersionToken::from_u64(position);
     KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)
@@ -352,7 +352,7 @@ fn turns_of_subscribers_that_left_are_removed() {
 }
 
 #[test]
-fn entry_that_was_read_has_its_place_among_the_updates() {
+fn read_entry_is_ordered_among_the_updates() {
     let (mut table, upstream, subscriber, mailbox) = Table::with_a_read(10);
     // The upstream is behind the leader, and delivers one update that the entry supersedes.
     table.put(upstream, 1, 11);
@@ -412,7 +412,7 @@ fn subscriber_may_leave_while_its_key_is_read() {
 }
 
 #[test]
-fn crowd_of_subscribers_is_not_read_key_by_key() {
+fn subscribers_beyond_the_read_limit_share_an_upstream() {
     let mut table = Table { reads: true, ..Table::default() };
     table.join_key(0);
     table.catch_up(1, 10);

@@ -85,7 +85,7 @@ struct World {
     log: Log,
     keys: Vec<Key>,
     openings: Vec<Opening>,
-    /// Each with the newest entry of its key when the leader answered.
+    /// The running reads, each with the entry in the leader's answer, or `None` before the answer.
     reads: Vec<(Read, Option<Option<KvEntry>>)>,
     watches: BTreeMap<UpstreamId, SimulatedWatch>,
     subscribers: Vec<SimulatedSubscriber>,

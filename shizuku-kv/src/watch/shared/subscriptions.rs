@@ -37,7 +37,7 @@ const DENIED: Duration = Duration::from_secs(60);
 /// opened, which serve many subscribers at once.
 const MOST_READS: usize = 64;
 
-/// Time without such reads after one that the leader did not answer, or denied.
+/// Pause before the next such read after one that the leader denied or did not answer.
 const READ_PAUSE: Duration = Duration::from_secs(10);
 
 /// Maximum size in bytes of a value that is copied, so that a small value does not keep the buffer
@@ -150,8 +150,8 @@ pub(super) struct Subscriptions {
     failing: bool,
     /// The upstream to which the subscribers of others will be moved.
     replacement: Option<UpstreamId>,
-    /// The subscribers whose keys are being read, and the cursors of the upstreams that they listen
-    /// to, as of their joining.
+    /// The subscribers whose keys are being read, each with the cursor that its pending upstream
+    /// had when the subscriber joined.
     reading: HashMap<SubscriberId, WatchCursor>,
     /// Time until which no key is read, because a read has failed.
     no_reads_until: Option<Instant>,
@@ -250,7 +250,7 @@ impl Subscriptions {
             let covers = |upstream: &Upstream| {
                 upstream.of_keys && upstream.is_sound() && upstream.scope.matches(key)
             };
-            // The newest is not of a store that was deleted since.
+            // Takes the newest, because an older one may follow a store that was deleted since.
             let covering = self.upstreams.iter().filter(|(_, upstream)| covers(upstream));
             covering.map(|(id, _)| *id).max()
         });
@@ -289,9 +289,9 @@ impl Subscriptions {
             && self.no_reads_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// Begins a subscription with the entry of its key that the leader had after it joined, and
-    /// continues with the upstream that it listens to. Without an entry, or if the upstream may be
-    /// of another store, an upstream of its own delivers the initial state.
+    /// Begins a subscription with the entry of its key that the leader had after the subscriber
+    /// joined. The pending upstream then delivers the updates. Without an entry, or if the upstream
+    /// may be of another store, an upstream of its own delivers the initial state.
     pub(super) fn begin_with(&mut self, id: SubscriberId, entry: Result<Option<KvEntry>, KvError>) {
         let Some(since) = self.reading.remove(&id) else { return };
         if let Err(

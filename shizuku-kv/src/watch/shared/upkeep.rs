@@ -59,7 +59,7 @@ fn value_of(entry: Option<&KvEntry>) -> KnownValue {
 pub(crate) struct KeyComparison {
     upkeep: Arc<Upkeep>,
     id: u64,
-    /// The type of the live value that is shared under this number.
+    /// The type under which [`Upkeep::share`] offers the live value.
     shared: TypeId,
     key: Arc<ComparedKey>,
 }
