@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use super::selector::{Range, Selector};
 use super::shared::{Call, StoreState};
 use super::source::{Source, items};
+use crate::backend::embedded::{Range, Selector};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
 /// Maximum number of keys that are visited under one acquisition of the lock.

@@ -1,0 +1,3 @@
+//! Stores in a folder: the conformance suite in each mode, and the properties that only they have.
+
+mod conformance;
