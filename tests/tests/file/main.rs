@@ -1,6 +1,7 @@
 //! Stores in a folder: the conformance suite in each mode, and the properties that only they have.
 
 mod conformance;
+mod faults;
 mod killed;
 mod modes;
 mod process;

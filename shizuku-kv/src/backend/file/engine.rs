@@ -45,8 +45,8 @@ const READ_LIMIT: Duration = Duration::from_millis(10);
 /// Interval between two tries to acquire the lock of the writers of a shared file.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-/// Time without the lock of the writers after which the process in the way is searched for.
-const LOOK_AROUND: Duration = Duration::from_millis(50);
+/// Maximum time after the deadline for finding the process in the way.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
 
 /// Interval between two comparisons with the file while a watch waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -74,8 +74,6 @@ struct Shared {
     /// Number of watches.
     watches: AtomicUsize,
     wake: Option<Wake>,
-    /// The process that keeps this one from the lock of the file, and the way out.
-    in_the_way: Mutex<Option<String>>,
     /// Becomes true when the database has been closed.
     is_ended: watch::Sender<bool>,
 }
@@ -231,7 +229,7 @@ impl Engine {
             Some(Ok(result)) => Ok(result),
             // The job was dropped.
             Some(Err(_)) => Err(self.lost(call.operation)),
-            None => Err(self.timeout(call)),
+            None => Err(call.timeout()),
         }
     }
 
@@ -285,7 +283,7 @@ impl Engine {
             return answer.unwrap_or_else(|_| closed());
         }
         if wait.ticket.withdraw() {
-            return Err(self.timeout(call));
+            return Err(self.withdrawn(call).await);
         }
         let latest = Deadline::after(COMMIT_GRACE).instant();
         match timeout_at(latest, &mut wait.answer).await {
@@ -305,14 +303,20 @@ impl Engine {
         }
     }
 
-    /// Returns the error of a call whose deadline has passed, without an effect.
-    fn timeout(&self, call: Call<'_>) -> KvError {
-        match &*lock(&self.0.in_the_way) {
-            Some(reason) => {
+    /// Returns the error of a write that was withdrawn at its deadline. It names a stopped process
+    /// that may hold the lock of the file.
+    async fn withdrawn(&self, call: Call<'_>) -> KvError {
+        if self.0.folder.mode() != Mode::Shared {
+            return call.timeout();
+        }
+        let folder = self.0.folder.clone();
+        let look = tokio::task::spawn_blocking(move || folder.in_the_way());
+        match timeout_at(Deadline::after(LOOK_AROUND).instant(), look).await {
+            Some(Ok(Some(reason))) => {
                 let limit = call.deadline.limit();
                 KvError::unavailable(call.operation, format!("{reason} (waited {limit:?})"))
             }
-            None => call.timeout(),
+            _ => call.timeout(),
         }
     }
 
@@ -416,7 +420,6 @@ impl Shared {
             changes: watch::Sender::new(0),
             watches: AtomicUsize::new(0),
             wake,
-            in_the_way: Mutex::new(None),
             is_ended: watch::Sender::new(false),
         }
     }
@@ -675,7 +678,6 @@ impl Shared {
         let mark = fastrand::u64(..);
         let database = self.database();
         let State::Open(opened) = &*database else { return false };
-        let mut begun = Instant::now();
         let transaction = loop {
             match opened.begin_write() {
                 Ok(transaction) => break transaction,
@@ -685,10 +687,6 @@ impl Shared {
                     }
                     // Another process writes. Jobs can be withdrawn until this one may write.
                     thread::sleep(TRY_AGAIN);
-                    if begun.elapsed() > LOOK_AROUND {
-                        begun = Instant::now();
-                        *lock(&self.in_the_way) = self.folder.in_the_way();
-                    }
                 }
                 Err(error) => {
                     drop(database);
@@ -699,7 +697,6 @@ impl Shared {
                 }
             }
         };
-        lock(&self.in_the_way).take();
         let mut jobs = self.take_jobs();
         let result = self.folder.check_identity().and_then(|()| {
             let worked = self.work(&transaction, &mut jobs, mark)?;
