@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use shizuku_kv::{Connection, FileConnection, KvError, connect};
+use shizuku_kv::{Connection, FileConnection, KvError, WatchScope, connect};
 use tempfile::tempdir;
+
+use crate::process::Process;
 
 fn url(path: &Path) -> String {
     format!("file:{}", path.display())
@@ -125,6 +127,79 @@ async fn deleted_folder_is_noticed_by_every_write() {
     assert!(connection.health().await.is_err());
     assert!(!path.exists());
     connection.shutdown().await.unwrap();
+}
+
+/// The limit on the size of files stands for a disk without room.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_leaves_the_handle_usable() {
+    for options in ["", "?exclusive=true", "?shared=true"] {
+        let folder = tempdir().unwrap();
+        let url = format!("{}{options}", url(&folder.path().join("data")));
+        let (mut process, first) = Process::with_limit(&url, 2048);
+        assert_eq!(first, "ready");
+        let mut written = 0;
+        let error = loop {
+            let answer = process.ask(&format!("put_large key.{written}"));
+            if answer.starts_with("error") {
+                break answer;
+            }
+            written += 1;
+        };
+        assert!(written > 0, "{error}");
+        assert!(error.contains("shizuku.redb") && error.contains("full"), "{options}: {error}");
+        // Reads work, and it stays full.
+        assert_eq!(process.ask("get key.0").len(), 200_000);
+        let again = process.ask(&format!("put_large key.{written}"));
+        assert!(again.starts_with("error"), "{again}");
+        assert_eq!(process.ask(&format!("get key.{written}")), "none");
+        process.raise_limit();
+        process.ask(&format!("put_large key.{written}")).parse::<u64>().unwrap();
+        for number in 0..=written {
+            assert_eq!(process.ask(&format!("get key.{number}")).len(), 200_000);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_is_consistent_while_the_store_is_written() {
+    let folder = tempdir().unwrap();
+    let connection = FileConnection::open(&url(&folder.path().join("data"))).await.unwrap();
+    let store = connection.store("config").await.unwrap();
+    for number in 0..200 {
+        store.put(format!("other.{number}"), vec![1; 1000]).await.unwrap();
+    }
+    store.put("first", "0").await.unwrap();
+    let watch = store.watch(WatchScope::key("first").unwrap()).await.unwrap();
+    watch.next().await.unwrap().unwrap();
+    let cursor = watch.cursor().unwrap();
+    let writes = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 1_u64.. {
+                // The second is never ahead of the first.
+                store.put("first", number.to_string()).await.unwrap();
+                store.put("second", number.to_string()).await.unwrap();
+            }
+        })
+    };
+    let copy = folder.path().join("copy");
+    connection.backup(&copy).await.unwrap();
+    writes.abort();
+    let occupied = connection.backup(&copy).await.unwrap_err();
+    assert!(matches!(occupied, KvError::InvalidConfig { .. }), "{occupied}");
+    let restored = connect(&url(&copy)).await.unwrap().store("config").await.unwrap();
+    let number = async |key: &str| match restored.get(key).await.unwrap() {
+        Some(entry) => String::from_utf8(entry.value.to_vec()).unwrap().parse().unwrap(),
+        None => 0_u64,
+    };
+    let (first, second) = (number("first").await, number("second").await);
+    assert!(first == second || first == second + 1, "{first} {second}");
+    assert_eq!(restored.keys(WatchScope::prefix("other.")).try_collect().await.unwrap().len(), 200);
+    let resumed = restored.watch_from(WatchScope::key("first").unwrap(), cursor).await.unwrap();
+    resumed.next().await.unwrap().unwrap();
+    let version = restored.put("first", "next").await.unwrap();
+    assert!(version.as_u64() > Some(201));
 }
 
 #[tokio::test]

@@ -30,7 +30,21 @@ impl Process {
     /// Starts a process that connects to this URL. Returns it with its first answer: `ready`, or
     /// the error.
     pub(crate) fn start(url: &str) -> (Self, String) {
-        let mut command = rerun(module_path!(), "process_that_obeys");
+        Self::of(rerun(module_path!(), "process_that_obeys"), url)
+    }
+
+    /// Starts a process whose files can have at most this number of KiB. The soft limit can be
+    /// raised later.
+    pub(crate) fn with_limit(url: &str, kib: u32) -> (Self, String) {
+        let own = rerun(module_path!(), "process_that_obeys");
+        let mut command = Command::new("sh");
+        // Ignoring the signal makes a write beyond the limit an error. The unit is 512 bytes.
+        let script = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$@\"", kib * 2);
+        command.args(["-c", &script, "sh"]).arg(own.get_program()).args(own.get_args());
+        Self::of(command, url)
+    }
+
+    fn of(mut command: Command, url: &str) -> (Self, String) {
         command.env(URL, url).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
@@ -71,6 +85,13 @@ impl Process {
     pub(crate) fn ask(&mut self, command: &str) -> String {
         self.send(command);
         self.answer().expect("an answer")
+    }
+
+    /// Removes the limit on the size of files.
+    pub(crate) fn raise_limit(&self) {
+        let id = self.id().to_string();
+        let raised = Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited"]).status();
+        assert!(raised.unwrap().success());
     }
 
     pub(crate) fn kill(&mut self) {
@@ -128,6 +149,10 @@ async fn obey(url: &str) {
                 let put = store.ttl().unwrap().put(*key, "short", ttl).await;
                 say(put.map_or_else(|error| error.to_string(), |version| version.to_string()));
             }
+            ["put_large", key] => match store.put(*key, vec![7; 200_000]).await {
+                Ok(version) => say(version),
+                Err(error) => say(format!("error {error}")),
+            },
             ["get", key] => match store.get(*key).await {
                 Ok(Some(entry)) => say(String::from_utf8_lossy(&entry.value)),
                 Ok(None) => say("none"),

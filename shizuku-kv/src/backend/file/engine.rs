@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
@@ -13,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use ::redb::{ReadTransaction, TransactionError};
 
+use super::backup;
 use super::failure::Failure;
 use super::folder::{Folder, Opened};
 use super::job::{Job, NewJob, Outcome, Wait};
@@ -350,6 +352,24 @@ impl Engine {
         failure.to_error(operation, self.0.folder.file(), None)
     }
 
+    /// Copies the database to a new folder, on a thread of its own.
+    pub(super) async fn backup(&self, target: PathBuf) -> KvResult<()> {
+        const OPERATION: &str = "backup";
+        self.check_open(OPERATION)?;
+        let (answer, copied) = oneshot::channel();
+        let shared = Arc::clone(&self.0);
+        let spawned = thread::Builder::new().name("shizuku-kv-copy".to_owned()).spawn(move || {
+            let database = shared.database();
+            let result = match &*database {
+                State::Open(opened) => backup::copy(opened, &target),
+                State::Interrupted | State::Closed => Err(KvError::closed(OPERATION)),
+            };
+            let _ = answer.send(result);
+        });
+        spawned.map_err(|error| no_thread(OPERATION, error))?;
+        copied.await.unwrap_or_else(|_| Err(self.lost(OPERATION)))
+    }
+
     /// Checks that the database is still the file at its path, and answers.
     pub(super) async fn check(&self, call: Call<'_>) -> KvResult<()> {
         let folder = self.0.folder.clone();
@@ -525,14 +545,16 @@ impl Shared {
     fn read_together(&self, mut jobs: VecDeque<ReadJob>) {
         let hides_expired = self.folder.mode().is_read_only();
         while let Some(job) = jobs.pop_front() {
+            let opened = self.reopen();
             let database = self.database();
-            let transaction = match &*database {
-                State::Open(opened) => opened.begin_read(),
-                State::Interrupted => Err(Failure::Busy(format!(
+            let transaction = match (&*database, opened) {
+                (State::Open(opened), _) => opened.begin_read(),
+                (State::Interrupted, Err(failure)) => Err(failure),
+                (State::Interrupted, Ok(())) => Err(Failure::Busy(format!(
                     "the database {} is closed after a failed write; repeat the call",
                     self.folder.file().display()
                 ))),
-                State::Closed => return,
+                (State::Closed, _) => return,
             };
             match transaction {
                 Ok(transaction) => {
@@ -698,9 +720,11 @@ impl Shared {
             }
         };
         let mut jobs = self.take_jobs();
+        let mut committing = None;
         let result = self.folder.check_identity().and_then(|()| {
             let worked = self.work(&transaction, &mut jobs, mark)?;
             if worked.is_changed && !worked.is_rejected {
+                committing = Some(worked.commits);
                 transaction.commit()?;
                 // A commit to a file that was removed meanwhile has not persisted anything.
                 self.folder.check_identity()?;
@@ -718,7 +742,10 @@ impl Shared {
             }
             Err(failure) => {
                 self.interrupt();
-                let committed = self.has_committed(mark);
+                let committed = match committing {
+                    Some(commits) => self.has_committed(mark, commits),
+                    None => Some(false),
+                };
                 let outcome = match (&failure, committed) {
                     (Failure::Interfered(_), _) => Outcome::Failed(&failure),
                     (_, Some(true)) => {
@@ -768,8 +795,8 @@ impl Shared {
                 worked.applied.push(id);
             }
         }
-        let Summary { is_changed, next_due } = tables.finish(mark)?;
-        Ok(Worked { is_changed, next_due, ..worked })
+        let Summary { is_changed, commits, next_due } = tables.finish(mark)?;
+        Ok(Worked { is_changed, commits, next_due, ..worked })
     }
 
     /// Notes the results of a commit.
@@ -793,25 +820,34 @@ impl Shared {
         }
     }
 
+    /// Opens the database again, if a failed commit has closed it.
     fn reopen(&self) -> Result<(), Failure> {
         if !matches!(&*self.database(), State::Interrupted) {
             return Ok(());
         }
-        let opened = self.folder.reopen()?;
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = State::Open(opened);
+        let mut state = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have opened it.
+        if let State::Interrupted = &*state {
+            *state = State::Open(self.folder.reopen()?);
+        }
         Ok(())
     }
 
-    /// Returns whether the last commit of the file has this mark. Returns `None` if that cannot be
-    /// known.
-    fn has_committed(&self, mark: u64) -> Option<bool> {
+    /// Returns whether the commit with this mark and this number has happened. Returns `None` if
+    /// that cannot be known, because another process has committed since.
+    fn has_committed(&self, mark: u64, number: u64) -> Option<bool> {
         self.reopen().ok()?;
         let database = self.database();
         let State::Open(opened) = &*database else { return None };
         let transaction = opened.begin_read().ok()?;
-        let found = View::new(&transaction, 0, true).mark().ok()?;
-        // Another process may have committed since.
-        if found == mark || self.folder.mode() != Mode::Shared { Some(found == mark) } else { None }
+        let view = View::new(&transaction, 0, true);
+        match (view.mark().ok()? == mark, view.commits().ok()? < number) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            // No other process can have made that commit.
+            (false, false) if self.folder.mode() != Mode::Shared => Some(false),
+            (false, false) => None,
+        }
     }
 
     /// Answers all queued jobs with a failure. None of them has happened.
@@ -827,6 +863,8 @@ impl Shared {
 struct Worked {
     is_changed: bool,
     is_rejected: bool,
+    /// Number of commits of the file, with this one.
+    commits: u64,
     next_due: Option<u64>,
     has_collected: bool,
     applied: Vec<StoreId>,

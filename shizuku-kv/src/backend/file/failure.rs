@@ -28,7 +28,14 @@ macro_rules! from_redb {
         })+
     };
 }
-from_redb!(CommitError, DatabaseError, StorageError, TableError, TransactionError);
+from_redb!(
+    CommitError,
+    DatabaseError,
+    SetDurabilityError,
+    StorageError,
+    TableError,
+    TransactionError
+);
 
 impl Failure {
     pub(super) fn damaged(what: &'static str) -> Self {
@@ -50,7 +57,9 @@ impl Failure {
     /// Returns whether the disk had no room.
     pub(super) fn is_full(&self) -> bool {
         let kind = self.io().map(io::Error::kind);
-        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        let full =
+            [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+        kind.is_some_and(|kind| full.contains(&kind))
     }
 
     /// Returns the error of an operation on the database at this path. `store` is the store of a

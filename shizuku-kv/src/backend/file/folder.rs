@@ -23,6 +23,9 @@ const FILE: &str = "shizuku.redb";
 /// Size of the cache of a database, in bytes.
 const CACHE: usize = 64 * 1024 * 1024;
 
+/// Permissions of files without an option.
+pub(super) const PERMISSIONS: u32 = 0o600;
+
 /// Number of tries to open a database for reading while writers of other processes end.
 const TRIES: usize = 20;
 
@@ -201,16 +204,10 @@ fn set_permissions(path: &Path, bits: u32) -> KvResult<()> {
     Ok(())
 }
 
-/// Creates a database under another name and links it when it is whole, because redb cannot open a
-/// database whose creation was interrupted.
+/// Creates the database of a folder that has none.
 fn make(path: &Path, file: &Path, options: &Options) -> KvResult<()> {
     let shown = options.folder.display();
-    let foreign = fs::read_dir(path)
-        .map_err(|error| unavailable(&options.folder, &error))?
-        .filter_map(Result::ok)
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .find(|name| !owner::is_owner_file(name) && !name.starts_with(FILE));
-    if let Some(foreign) = foreign {
+    if let Some(foreign) = foreign_file(path)? {
         return Err(invalid(&format!(
             "{shown} has other files, such as {foreign:?}, and no store; name an empty or a new folder"
         )));
@@ -220,40 +217,103 @@ fn make(path: &Path, file: &Path, options: &Options) -> KvResult<()> {
             "{shown} has no store yet; a writer creates it: leave read_only=true out"
         )));
     }
-    let new = path.join(format!("{FILE}.{:016x}.new", fastrand::u64(..)));
-    let made = fill(&new, options).and_then(|()| {
-        // A link, because renaming would replace a database that another process has created
-        // meanwhile. Such a database is opened instead.
-        match fs::hard_link(&new, file) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                fs::rename(&new, file).map_err(|error| Failure::from_io(error))
-            }
-            _ => Ok(()),
+    let made = Draft::create(path, options.permissions).and_then(|draft| {
+        let transaction = draft.begin_write()?;
+        for table in TABLES {
+            transaction.open_table(table)?;
         }
+        transaction.open_table(ABOUT)?.insert(FORMAT, THIS_FORMAT)?;
+        transaction.commit()?;
+        draft.publish()
     });
-    let _ = fs::remove_file(&new);
-    let made = made.and_then(|()| local_file::sync_directory(file).map_err(Failure::from_io));
     made.map_err(|failure| failure.to_error("connect", file, None))
 }
 
-/// Writes an empty database.
-fn fill(new: &Path, options: &Options) -> Result<(), Failure> {
-    let mut create = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut create, options.permissions);
-    let file =
-        create.read(true).write(true).create_new(true).open(new).map_err(Failure::from_io)?;
-    #[cfg(unix)]
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(options.permissions))
-        .map_err(Failure::from_io)?;
-    let database = Builder::new().create_with_backend(FileBackend::new(file)?)?;
-    let transaction = database.begin_write()?;
-    for table in TABLES {
-        transaction.open_table(table)?;
+/// Returns the name of a file in a folder that is not of this library.
+fn foreign_file(path: &Path) -> KvResult<Option<String>> {
+    let entries = fs::read_dir(path).map_err(|error| unavailable(path, &error))?;
+    let names = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.into_iter().find(|name| !owner::is_owner_file(name) && !name.starts_with(FILE)))
+}
+
+/// A new database under another name, which is linked when it is whole, because redb cannot open a
+/// database whose creation was interrupted. Dropping it removes the file.
+pub(super) struct Draft {
+    database: Option<Database>,
+    new: PathBuf,
+    file: PathBuf,
+}
+
+impl Draft {
+    /// Creates a new folder, or uses an empty one, for a copy of a database.
+    pub(super) fn new(path: &Path) -> KvResult<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() && !path.join(FILE).exists() => {
+                if let Some(foreign) = foreign_file(path)? {
+                    return Err(occupied(path, &format!("has other files, such as {foreign:?}")));
+                }
+            }
+            Ok(_) => return Err(occupied(path, "exists")),
+            Err(_) => make_folder(path, PERMISSIONS).map_err(|e| e.of_operation("backup"))?,
+        }
+        Self::create(path, PERMISSIONS).map_err(|failure| failure.to_error("backup", path, None))
     }
-    transaction.open_table(ABOUT)?.insert(FORMAT, THIS_FORMAT)?;
-    transaction.commit()?;
-    Ok(database.close()?)
+
+    fn create(path: &Path, permissions: u32) -> Result<Self, Failure> {
+        let file = path.join(FILE);
+        let new = path.join(format!("{FILE}.{:016x}.new", fastrand::u64(..)));
+        let mut create = OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut create, permissions);
+        let opened = create.read(true).write(true).create_new(true).open(&new);
+        let opened = opened.map_err(Failure::from_io)?;
+        let mut draft = Self { database: None, new, file };
+        #[cfg(unix)]
+        opened
+            .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(permissions))
+            .map_err(Failure::from_io)?;
+        #[cfg(not(unix))]
+        let _ = permissions;
+        draft.database = Some(Builder::new().create_with_backend(FileBackend::new(opened)?)?);
+        Ok(draft)
+    }
+
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction, Failure> {
+        match &self.database {
+            Some(database) => Ok(database.begin_write()?),
+            None => Err(DatabaseError::TransactionInProgress.into()),
+        }
+    }
+
+    /// Closes the database, and gives it its name. If another process has created one meanwhile,
+    /// that one stays.
+    pub(super) fn publish(mut self) -> Result<(), Failure> {
+        if let Some(database) = self.database.take() {
+            database.close()?;
+        }
+        match fs::hard_link(&self.new, &self.file) {
+            // File systems without links.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                fs::rename(&self.new, &self.file).map_err(Failure::from_io)?;
+            }
+            _ => {}
+        }
+        local_file::sync_directory(&self.file).map_err(Failure::from_io)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        drop(self.database.take());
+        let _ = fs::remove_file(&self.new);
+    }
+}
+
+fn occupied(path: &Path, fault: &str) -> KvError {
+    let reason = format!("{} {fault}; name a new or an empty folder", path.display());
+    KvError::invalid_config("path", reason)
 }
 
 fn open_database(path: &Path, file: &Path, options: &Options) -> KvResult<(Opened, FileId)> {

@@ -15,8 +15,10 @@
 //! | `state.rs` | an open store |
 //! | `scan.rs`, `watch.rs` | streams that resume slice by slice |
 //! | `store.rs` | the traits of the contract |
+//! | `backup.rs` | a copy of a database that is written to |
 //! | `failure.rs` | failures of the database, and their errors |
 
+mod backup;
 mod engine;
 mod failure;
 mod folder;
@@ -35,6 +37,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
 use ::redb::ReadableTable;
@@ -135,6 +138,23 @@ impl FileConnection {
         let engine = Arc::new(Engine::open(options, call).await?);
         let (states, handles) = (Mutex::default(), OpenStores::new());
         Ok(Self(Arc::new(Inner { engine, states, handles })))
+    }
+
+    /// Copies all stores to a new folder while they are used, as they are at one moment. Opening the
+    /// folder restores them. Cursors of the stores are valid in the copy.
+    ///
+    /// The copy is complete and on disk when this returns. The database keeps pages that are
+    /// overwritten meanwhile, so that it can grow by what is written during the copy. There is no
+    /// deadline.
+    ///
+    /// Cancel safe: the copy is completed in the background.
+    ///
+    /// # Errors
+    /// Returns [`KvError::InvalidConfig`] if the path exists and is not an empty folder. Returns
+    /// [`KvError::Unavailable`] if the copy cannot be written, and removes it.
+    pub async fn backup(&self, path: impl AsRef<Path>) -> KvResult<()> {
+        in_runtime("backup")?;
+        self.0.engine.backup(path.as_ref().to_owned()).await
     }
 
     async fn open_store(

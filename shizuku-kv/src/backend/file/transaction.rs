@@ -52,6 +52,8 @@ pub(super) struct Loaded {
 pub(super) struct Summary {
     /// Whether anything has changed, so that the transaction has to be committed.
     pub(super) is_changed: bool,
+    /// Number of commits of the file, with this one.
+    pub(super) commits: u64,
     /// Time of the next expiry, in nanoseconds since 1970.
     pub(super) next_due: Option<u64>,
 }
@@ -89,13 +91,14 @@ impl<'t> Transaction<'t> {
     /// Writes the positions, and returns the result of the transaction. A commit gets `mark`, by
     /// which its author recognizes it.
     pub(super) fn finish(mut self, mark: u64) -> Result<Summary, Failure> {
+        let mut commits = 0;
         if self.is_changed {
             let key = StoreId::COMMITS.bytes();
-            let commits = match self.positions.get(key.as_slice())? {
+            commits = 1 + match self.positions.get(key.as_slice())? {
                 Some(bytes) => number(bytes.value().get(..8).unwrap_or_default())?,
                 None => 0,
             };
-            let row = [(commits + 1).to_be_bytes(), mark.to_be_bytes()].concat();
+            let row = [commits.to_be_bytes(), mark.to_be_bytes()].concat();
             self.positions.insert(key.as_slice(), row.as_slice())?;
             for (id, loaded) in &self.loaded {
                 let bytes = loaded.position.to_bytes();
@@ -104,7 +107,7 @@ impl<'t> Transaction<'t> {
         }
         let first = self.expiry.first()?.map(|(key, _)| read_expiry_key(key.value()));
         let next_due = first.transpose()?.map(|(due, ..)| due);
-        Ok(Summary { is_changed: self.is_changed, next_due })
+        Ok(Summary { is_changed: self.is_changed, commits, next_due })
     }
 
     pub(super) fn now(&self) -> u64 {
