@@ -96,6 +96,26 @@ async fn reader_watches_the_writer_of_another_process() {
     assert_eq!(value(&store, "short").await, None);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_of_a_reader_outlives_killed_writers() {
+    let (_folder, url) = folder();
+    let mut writer = Process::ready(&url);
+    writer.ask("put key first");
+    let store = open(&format!("{url}?read_only=true")).await;
+    let watch = store.watch(WatchScope::All).await.unwrap();
+    assert_eq!(next(&watch).await, "key Put first");
+    assert_eq!(next(&watch).await, "caught up");
+    for number in 0..3 {
+        writer.send("write_on busy");
+        assert!(next(&watch).await.starts_with("busy"));
+        writer.kill();
+        writer = Process::ready(&url);
+        writer.ask(&format!("put key {number}"));
+        let expected = format!("key Put {number}");
+        while next(&watch).await != expected {}
+    }
+}
+
 /// The process is killed, so that nothing applies the expiry.
 #[tokio::test(flavor = "multi_thread")]
 async fn reader_hides_expired_values_without_a_writer() {

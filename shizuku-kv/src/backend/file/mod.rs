@@ -30,6 +30,8 @@ mod scan;
 mod state;
 mod store;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod view;
 mod wake;

@@ -13,7 +13,7 @@ use super::record::{number, span};
 use crate::backend::embedded::{Limits, defaults};
 use crate::store::{StorageType, StoreConfig};
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// From the name of a property of the file to its value.
 pub(super) const ABOUT: Definition = TableDefinition::new("shizuku.about");
@@ -47,7 +47,7 @@ pub(super) const THIS_FORMAT: &[u8] = &[1];
 pub(super) const NEXT_STORE: &[u8] = b"next store";
 
 /// The number of a store within the file. It is never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct StoreId(pub(super) u32);
 
 impl StoreId {
