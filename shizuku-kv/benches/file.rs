@@ -1,7 +1,8 @@
 //! Stores in a folder next to plain redb, in the same mode, with the same tables and values.
 //!
-//! `cargo bench -p shizuku-kv --features file --bench file -- [--quick] [--keys N]`. Each comparison
-//! alternates between both sides, and has a row with the same side twice, which shows the noise.
+//! `cargo bench -p shizuku-kv --features file --bench file`, with `-- --quick` for a short run and
+//! `-- --keys N` for another size. Each comparison alternates between both sides. Its last ratio is
+//! that of redb with itself, which shows the noise.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark reports by panicking")]
 

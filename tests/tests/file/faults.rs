@@ -208,7 +208,7 @@ async fn second_connection_of_a_process_is_told_so() {
     let path = folder.path().join("data");
     let connection = FileConnection::open(&url(&path)).await.unwrap();
     let text = error(&path, "").await.to_string();
-    assert!(text.contains("that this process has"), "{text}");
+    assert!(text.contains("the connection that this process has"), "{text}");
     connection.shutdown().await.unwrap();
     connect(&url(&path)).await.unwrap();
 }

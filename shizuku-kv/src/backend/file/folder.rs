@@ -176,7 +176,7 @@ fn folder(options: &Options) -> KvResult<PathBuf> {
 
 fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
     let mut builder = fs::DirBuilder::new();
-    // Whoever may read or write a file may also search its folder.
+    // Everyone with the right to read the file may also search its folder.
     let bits = permissions | ((permissions & 0o444) >> 2);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, bits);

@@ -5,12 +5,15 @@
 //! | `options.rs` | the options of a URL |
 //! | `folder.rs` | the folder: checked, created, opened, and recognized later |
 //! | `owner.rs` | owner files: the processes that have a folder open, for errors |
-//! | `engine.rs` | the threads: group commits, reads in slices, commits of other processes |
+//! | `engine.rs` | the database from the view of its callers |
+//! | `shared.rs` | the threads that read, and that notice commits of other processes |
+//! | `commit.rs` | the writer thread: group commits, withdrawn jobs, failed commits |
 //! | `job.rs` | work for the writer thread, which can be withdrawn |
 //! | `wake.rs` | events of the database file |
 //! | `tables.rs` | the tables, and rows without entries |
 //! | `record.rs` | an entry as bytes |
-//! | `transaction.rs` | the rules of writes, expiries and settings over tables |
+//! | `transaction.rs` | the rules of writes over tables |
+//! | `upkeep.rs` | expiries, new settings and deleted stores, in pieces |
 //! | `view.rs` | reads within one transaction |
 //! | `state.rs` | an open store |
 //! | `scan.rs`, `watch.rs` | streams that resume slice by slice |
@@ -19,6 +22,7 @@
 //! | `failure.rs` | failures of the database, and their errors |
 
 mod backup;
+mod commit;
 mod engine;
 mod failure;
 mod folder;
@@ -27,12 +31,14 @@ mod options;
 mod owner;
 mod record;
 mod scan;
+mod shared;
 mod state;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod upkeep;
 mod view;
 mod wake;
 mod watch;
@@ -142,8 +148,8 @@ impl FileConnection {
         Ok(Self(Arc::new(Inner { engine, states, handles })))
     }
 
-    /// Copies all stores to a new folder while they are used, as they are at one moment. Opening the
-    /// folder restores them. Cursors of the stores are valid in the copy.
+    /// Copies all stores to a new folder while they are used, as they are at one moment. Opening
+    /// the folder restores them. Cursors of the stores are valid in the copy.
     ///
     /// The copy is complete and on disk when this returns. The database keeps pages that are
     /// overwritten meanwhile, so that it can grow by what is written during the copy. There is no

@@ -167,7 +167,7 @@ fn check(database: &Database) {
 }
 
 fn random_write(random: &mut fastrand::Rng, has_ttl: bool) -> (Key, Write) {
-    let key = Key::new(&format!("key.{}", random.u8(0..12))).unwrap();
+    let key = Key::new(format!("key.{}", random.u8(0..12))).unwrap();
     let value = vec![random.u8(..); random.usize(0..600)];
     let write = match random.u8(0..8) {
         0 => Write::delete(),
