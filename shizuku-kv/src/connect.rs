@@ -132,7 +132,7 @@ pub async fn connect_from_env() -> Result<Arc<dyn Connection>, KvError> {
 fn not_set(fault: &str) -> KvError {
     KvError::InvalidUrl {
         reason: format!(
-            "the environment variable {URL_VARIABLE} {fault}; set it to memory: or nats://HOST:PORT"
+            "the environment variable {URL_VARIABLE} {fault}; set it to memory:, file:PATH or nats://HOST:PORT"
         ),
     }
 }

@@ -101,15 +101,19 @@ impl StoreState {
     }
 
     /// Writes to the store.
-    pub(super) async fn write<T: Send + 'static>(
+    pub(super) async fn write<T, W>(
         self: &Arc<Self>,
         call: Call<'_>,
         bytes: usize,
         is_alone: bool,
-        mut work: impl FnMut(&Self, &StoreConfig, &mut Transaction<'_>) -> Result<KvResult<T>, Failure>
-        + Send
-        + 'static,
-    ) -> KvResult<T> {
+        mut work: W,
+    ) -> KvResult<T>
+    where
+        T: Send + 'static,
+        W: FnMut(&Self, &StoreConfig, &mut Transaction<'_>) -> Result<KvResult<T>, Failure>
+            + Send
+            + 'static,
+    {
         let state = Arc::clone(self);
         let written = self.engine.write(call, Some(&self.name), bytes, is_alone, move |tables| {
             let config = match tables.store(state.id)? {
