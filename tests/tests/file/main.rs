@@ -1,6 +1,9 @@
 //! Stores in a folder: the conformance suite in each mode, and the properties that only they have.
 
 mod conformance;
+mod copies;
+mod ends;
+mod expiry;
 mod faults;
 mod killed;
 mod modes;

@@ -158,6 +158,10 @@ async fn obey(url: &str) {
                 Ok(None) => say("none"),
                 Err(error) => say(error),
             },
+            ["keys"] => match store.keys(WatchScope::All).try_collect().await {
+                Ok(keys) => say(keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(" ")),
+                Err(error) => say(format!("error {error}")),
+            },
             ["write_on", prefix] => write_on(&store, prefix).await,
             ["watch"] => watch(&store).await,
             ["lock", resource] => {

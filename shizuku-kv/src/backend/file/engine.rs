@@ -2,28 +2,26 @@
 //! of redb runs on a thread of the caller.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::backup;
 use super::failure::Failure;
 use super::folder::Folder;
 use super::job::{NewJob, Outcome, Wait};
-use super::options::{Mode, Options};
-use super::shared::{ReadJob, Shared, State, no_thread};
+use super::notice::Changes;
+use super::reads::ReadJob;
+use super::shared::{Shared, State, no_thread};
 use super::tables::StoreId;
 use super::transaction::Transaction;
 use super::view::{Stop, View};
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, Key, KvError, KvResult, lock};
-
-/// Maximum number of entries that a read expires before it is repeated.
-const UPKEEP: usize = 1000;
 
 /// Maximum time after the deadline for finding the process in the way.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -40,53 +38,42 @@ pub(super) struct Call<'a> {
     pub(super) operation: &'static str,
     pub(super) key: Option<&'a Key>,
     pub(super) deadline: Deadline,
+    /// Whether a read may take as long as a slice.
+    is_slice: bool,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(operation: &'static str, deadline: Deadline) -> Self {
-        Self { operation, key: None, deadline }
+        Self { operation, key: None, deadline, is_slice: false }
     }
 
     pub(super) fn of(self, key: &'a Key) -> Self {
         Self { key: Some(key), ..self }
     }
 
-    fn timeout(&self) -> KvError {
+    /// Marks a read that may take as long as a slice, so that shorter ones do not wait for it.
+    pub(super) fn slice(self) -> Self {
+        Self { is_slice: true, ..self }
+    }
+
+    pub(super) fn timeout(&self) -> KvError {
         self.deadline.timeout(self.operation, self.key)
+    }
+
+    /// Returns the error for a call that another process has blocked.
+    pub(super) fn blocked(&self, reason: &str) -> KvError {
+        let limit = self.deadline.limit();
+        KvError::unavailable(self.operation, format!("{reason} (waited {limit:?})"))
+    }
+
+    fn unknown(&self) -> Option<KvError> {
+        self.key.map(|key| KvError::outcome_unknown(self.operation, key.clone()))
     }
 }
 
 impl Engine {
-    /// Opens the database on a thread of its own.
-    ///
-    /// # Errors
-    /// Returns the error of opening it. Returns [`KvError::Timeout`] if that takes too long: a
-    /// database that is opened later is closed again.
-    pub(super) async fn open(options: Options, call: Call<'_>) -> KvResult<Self> {
-        let (answer, opened) = oneshot::channel();
-        let spawned = thread::Builder::new().name("shizuku-kv-file".to_owned()).spawn(move || {
-            let opened =
-                Folder::open(options).map(|(folder, database)| Shared::new(folder, database));
-            match opened {
-                Ok(shared) => {
-                    let shared = Arc::new(shared);
-                    let started = shared.start();
-                    let engine = Self(Arc::clone(&shared));
-                    // If the caller has given up, dropping the answer closes the database.
-                    let _ = answer.send(started.map(|()| engine));
-                    shared.run_writer();
-                }
-                Err(error) => drop(answer.send(Err(error))),
-            }
-        });
-        if let Err(error) = spawned {
-            return Err(no_thread(call.operation, error));
-        }
-        match timeout_at(call.deadline.instant(), opened).await {
-            Some(Ok(opened)) => opened.map_err(|error| error.of_operation(call.operation)),
-            Some(Err(_)) => Err(KvError::closed(call.operation)),
-            None => Err(call.timeout()),
-        }
+    pub(super) fn of(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     pub(super) fn folder(&self) -> &Folder {
@@ -111,18 +98,23 @@ impl Engine {
         }
     }
 
-    /// Runs a read on a thread of the database. A read that finds an expired entry is repeated
-    /// after the expiry has been applied.
+    /// Runs a read on a thread of the database.
+    ///
+    /// A read that finds an expired entry is repeated after the expiry has been applied. If that
+    /// takes too long or fails, for example on a full disk, the entry is treated as absent.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         call: Call<'_>,
         work: impl Fn(&View<'_>) -> Result<T, Stop> + Send + Sync + 'static,
     ) -> KvResult<T> {
-        let work = Arc::new(work);
+        let (work, mut hides_expired) = (Arc::new(work), false);
         loop {
-            match self.read_once(call, Arc::clone(&work)).await? {
+            match self.read_once(call, Arc::clone(&work), hides_expired).await? {
                 Ok(result) => return Ok(result),
-                Err(Stop::Expired) => self.expire(call).await?,
+                Err(Stop::Expired(at)) => {
+                    self.expire(call, at).await;
+                    hides_expired = true;
+                }
                 Err(Stop::Error(error)) => return Err(error),
                 Err(Stop::Failed(failure)) => return Err(self.error(&failure, call.operation)),
             }
@@ -133,6 +125,7 @@ impl Engine {
         &self,
         call: Call<'_>,
         work: Arc<impl Fn(&View<'_>) -> Result<T, Stop> + Send + Sync + 'static>,
+        hides_expired: bool,
     ) -> KvResult<Result<T, Stop>> {
         self.check_open(call.operation)?;
         let (answer, result) = oneshot::channel();
@@ -143,6 +136,7 @@ impl Engine {
                 return;
             }
             let result = match view {
+                Ok(view) if hides_expired => work(&view.hiding_expired()),
                 Ok(view) => work(view),
                 Err(failure) => Err(Stop::Error(match shared.upgrade() {
                     Some(shared) => failure.to_error(operation, shared.folder.file(), None),
@@ -151,22 +145,28 @@ impl Engine {
             };
             let _ = answer.send(result);
         });
-        if !self.0.queue_read(job) {
+        if !self.0.queue_read(job, call.is_slice) {
             return Err(KvError::closed(call.operation));
         }
         match timeout_at(call.deadline.instant(), result).await {
             Some(Ok(result)) => Ok(result),
             // The job was dropped.
             Some(Err(_)) => Err(self.lost(call.operation)),
-            None => Err(call.timeout()),
+            None => Err(self.late(call).await),
         }
     }
 
-    /// Applies everything that has expired.
-    async fn expire(&self, call: Call<'_>) -> KvResult<()> {
-        self.write(call, None, 0, false, |transaction| Ok(Ok(transaction.expire_some(UPKEEP)?)))
-            .await
-            .map(drop)
+    /// Applies an expiry, within a part of the time of a read.
+    async fn expire(&self, call: Call<'_>, (due, id, version): (u64, StoreId, u64)) {
+        let until = Deadline::after(call.deadline.remaining() / 4);
+        let call = Call { key: None, deadline: until, ..call };
+        let expiry = self.write(call, None, 0, false, move |transaction| {
+            Ok(Ok(transaction.expire_one(due, id, version)?))
+        });
+        // A write that is dropped is withdrawn.
+        if !matches!(timeout_at(until.instant(), expiry).await, Some(Ok(()))) {
+            tracing::debug!("could not write an expiry that a read has found");
+        }
     }
 
     /// Runs a write on the writer's thread, in a commit together with others. Returns its result
@@ -207,44 +207,43 @@ impl Engine {
     }
 
     async fn answer<T>(&self, call: Call<'_>, wait: &mut Wait<T>) -> KvResult<T> {
-        let closed = || Err(self.lost(call.operation));
         if let Some(answer) = timeout_at(call.deadline.instant(), &mut wait.answer).await {
-            return answer.unwrap_or_else(|_| closed());
+            return answer.unwrap_or_else(|_| Err(self.lost_write(call)));
         }
         if wait.ticket.withdraw() {
-            return Err(self.withdrawn(call).await);
+            return Err(self.late(call).await);
         }
         let latest = Deadline::after(COMMIT_GRACE).instant();
         match timeout_at(latest, &mut wait.answer).await {
-            Some(answer) => answer.unwrap_or_else(|_| closed()),
-            None => Err(match call.key {
-                Some(key) => KvError::outcome_unknown(call.operation, key.clone()),
-                None => call.timeout(),
-            }),
+            Some(answer) => answer.unwrap_or_else(|_| Err(self.lost_write(call))),
+            None => Err(call.unknown().unwrap_or_else(|| call.timeout())),
         }
     }
 
     /// Returns the error of a call whose job was dropped.
     fn lost(&self, operation: &'static str) -> KvError {
         match self.check_open(operation) {
-            Ok(()) => self.error(&Failure::damaged("reading it panicked"), operation),
+            Ok(()) => self.error(&Failure::damaged("using it panicked"), operation),
             Err(error) => error,
         }
     }
 
-    /// Returns the error of a write that was withdrawn at its deadline. It names a stopped process
-    /// that may hold the lock of the file.
-    async fn withdrawn(&self, call: Call<'_>) -> KvError {
-        if self.0.folder.mode() != Mode::Shared {
-            return call.timeout();
+    /// Returns the error of a write that was dropped by a panic, maybe after its commit.
+    fn lost_write(&self, call: Call<'_>) -> KvError {
+        let cause = self.lost(call.operation);
+        match call.unknown() {
+            Some(error) => error.with_source(cause),
+            None => cause,
         }
+    }
+
+    /// Returns the error of a call that has not happened by its deadline. It names a stopped process
+    /// that may hold a lock of the file.
+    async fn late(&self, call: Call<'_>) -> KvError {
         let folder = self.0.folder.clone();
         let look = tokio::task::spawn_blocking(move || folder.in_the_way());
         match timeout_at(Deadline::after(LOOK_AROUND).instant(), look).await {
-            Some(Ok(Some(reason))) => {
-                let limit = call.deadline.limit();
-                KvError::unavailable(call.operation, format!("{reason} (waited {limit:?})"))
-            }
+            Some(Ok(Some(reason))) => call.blocked(&reason),
             _ => call.timeout(),
         }
     }
@@ -255,24 +254,9 @@ impl Engine {
         self.0.wakes_writer.notify_one();
     }
 
-    /// Removes the entries of deleted stores, in the background.
-    pub(super) fn collect(&self) {
-        lock(&self.0.writes).collects = true;
-        self.0.wakes_writer.notify_one();
-    }
-
-    /// Returns a receiver of changes. While it lives, the commits of other processes are noticed.
-    pub(super) fn changes(&self) -> Changes {
-        self.0.watches.fetch_add(1, Ordering::AcqRel);
-        if let Some(wake) = &self.0.wake {
-            wake.begin();
-        }
-        Changes { receiver: self.0.changes.subscribe(), shared: Arc::clone(&self.0) }
-    }
-
-    /// Notifies all watches.
-    pub(super) fn notify(&self) {
-        self.0.notify();
+    /// Returns the notifications of a store.
+    pub(super) fn changes_of(&self, id: StoreId) -> Changes {
+        self.0.changes_of(id)
     }
 
     fn error(&self, failure: &Failure, operation: &'static str) -> KvError {
@@ -281,20 +265,14 @@ impl Engine {
 
     /// Copies the database to a new folder, on a thread of its own.
     pub(super) async fn backup(&self, target: PathBuf) -> KvResult<()> {
-        const OPERATION: &str = "backup";
-        self.check_open(OPERATION)?;
+        self.check_open(backup::OPERATION)?;
         let (answer, copied) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let spawned = thread::Builder::new().name("shizuku-kv-copy".to_owned()).spawn(move || {
-            let database = shared.database();
-            let result = match &*database {
-                State::Open(opened) => backup::copy(opened, &target),
-                State::Interrupted | State::Closed => Err(KvError::closed(OPERATION)),
-            };
-            let _ = answer.send(result);
+            let _ = answer.send(copy(&shared, &target));
         });
-        spawned.map_err(|error| no_thread(OPERATION, error))?;
-        copied.await.unwrap_or_else(|_| Err(self.lost(OPERATION)))
+        spawned.map_err(|error| no_thread(backup::OPERATION, error))?;
+        copied.await.unwrap_or_else(|_| Err(self.lost(backup::OPERATION)))
     }
 
     /// Checks that the database is still the file at its path, and answers.
@@ -309,29 +287,27 @@ impl Engine {
     }
 }
 
-/// Notifications of changes.
-pub(super) struct Changes {
-    receiver: watch::Receiver<u64>,
-    shared: Arc<Shared>,
-}
-
-impl Changes {
-    /// Marks all changes until now as seen.
-    pub(super) fn see(&mut self) {
-        self.receiver.borrow_and_update();
-    }
-
-    /// Waits for a change after the last one that was seen.
-    pub(super) async fn next(&mut self) {
-        // The sender lives as long as `shared`, so that waiting does not fail.
-        let _ = self.receiver.changed().await;
-    }
-}
-
-impl Drop for Changes {
-    fn drop(&mut self) {
-        self.shared.watches.fetch_sub(1, Ordering::AcqRel);
-    }
+/// Copies a database. A failed commit or the end of the connection ends the copy, because the
+/// database cannot be closed before.
+fn copy(shared: &Shared, target: &Path) -> KvResult<()> {
+    let draft = {
+        let failed =
+            |failure: Failure| failure.to_error(backup::OPERATION, shared.folder.file(), None);
+        shared.reopen().map_err(failed)?;
+        let database = shared.database();
+        match &*database {
+            State::Open(opened) => {
+                backup::copy(opened, shared.folder.file(), target, || shared.ends_copies())?
+            }
+            State::Interrupted => {
+                return Err(failed(Failure::Busy(
+                    "a write has failed; repeat the call".to_owned(),
+                )));
+            }
+            State::Closed => return Err(KvError::closed(backup::OPERATION)),
+        }
+    };
+    draft.publish_copy()
 }
 
 impl Drop for Engine {

@@ -54,6 +54,11 @@ impl Failure {
         }
     }
 
+    /// Returns whether the file could not be read or written, after which redb does neither.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Redb(::redb::Error::Io(_) | ::redb::Error::PreviousIo))
+    }
+
     /// Returns whether the disk had no room.
     pub(super) fn is_full(&self) -> bool {
         let kind = self.io().map(io::Error::kind);

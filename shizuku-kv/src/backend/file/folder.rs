@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ::redb::backends::FileBackend;
 use ::redb::{
@@ -10,6 +12,7 @@ use ::redb::{
     ReadableDatabase, TransactionError, WriteTransaction,
 };
 
+use super::draft::{Draft, remove_drafts};
 use super::failure::Failure;
 use super::options::{Mode, Options};
 use super::owner::{self, Owner};
@@ -18,16 +21,23 @@ use crate::local_file::{self, FileId, NotRegular};
 use crate::store::{KvError, KvResult};
 
 /// Name of the database file in its folder.
-const FILE: &str = "shizuku.redb";
+pub(super) const FILE: &str = "shizuku.redb";
 
 /// Size of the cache of a database, in bytes.
-const CACHE: usize = 64 * 1024 * 1024;
+pub(super) const CACHE: usize = 64 * 1024 * 1024;
 
 /// Permissions of files without an option.
 pub(super) const PERMISSIONS: u32 = 0o600;
 
-/// Number of tries to open a database for reading while writers of other processes end.
-const TRIES: usize = 20;
+/// Interval between two tries to open a database for reading while another process repairs it.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// Maximum time for opening a database again after a failed commit.
+const REOPENING: Duration = Duration::from_secs(1);
+
+/// Size in bytes of a file whose repair would take long, so that each commit records what a repair
+/// would have to find out.
+const LARGE: u64 = 256 * 1024 * 1024;
 
 /// A folder whose database is open.
 #[derive(Clone, Debug)]
@@ -56,9 +66,17 @@ impl Opened {
     }
 
     /// Begins a write without waiting for another process.
+    ///
+    /// Its commit has two phases in every mode. A commit of one phase whose sync has failed could
+    /// be found in the memory of the operating system when the file is opened again, and be lost
+    /// with the power, together with the whole database.
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
         match self {
-            Self::Writer(database) => database.try_begin_write(),
+            Self::Writer(database) => {
+                let mut transaction = database.try_begin_write()?;
+                transaction.set_two_phase_commit(true);
+                Ok(transaction)
+            }
             Self::Reader(_) => Err(TransactionError::WouldBlock),
         }
     }
@@ -77,9 +95,9 @@ impl Folder {
     ///
     /// # Errors
     /// Returns [`KvError::InvalidUrl`] if the path cannot be a folder of this library. Returns
-    /// [`KvError::Unavailable`] if another process has it open in a mode that does not fit. All
-    /// errors name the path.
-    pub(super) fn open(options: Options) -> KvResult<(Self, Opened)> {
+    /// [`KvError::Unavailable`] if another process has it open in a mode that does not fit, or
+    /// repairs it beyond `until`. All errors name the path.
+    pub(super) fn open(options: Options, until: Instant) -> KvResult<(Self, Opened)> {
         let shown = options.folder.clone();
         let path = folder(&options)?;
         if options.mode == Mode::Shared {
@@ -89,21 +107,24 @@ impl Folder {
         if !file.try_exists().unwrap_or(true) {
             make(&path, &file, &options)?;
         }
-        let (opened, id) = open_database(&path, &file, &options)?;
+        let (opened, id) = open_database(&path, &file, &options, until)?;
         let mut folder = Self { shown, path, file, id, options, owner: None };
-        if !folder.options.mode.is_read_only() {
-            owner::remove_stale(&folder.path);
-            let this = Owner::this(folder.options.mode, folder.options.label.as_deref());
-            // Only the errors of other processes use it.
-            folder.owner = owner::write(&folder.path, &this, folder.options.mode).ok();
+        let (mode, permissions) = (folder.options.mode, folder.options.permissions);
+        if !mode.is_read_only() {
+            owner::remove_stale(&folder.path, mode);
+            remove_drafts(&folder.path);
         }
+        let this = Owner::this(mode, folder.options.label.as_deref());
+        // Only the errors of other processes use it. A reader may have no right to write it.
+        folder.owner = owner::write(&folder.path, &this, mode, permissions).ok();
         Ok((folder, opened))
     }
 
     /// Opens the database again after a failed commit.
     pub(super) fn reopen(&self) -> Result<Opened, Failure> {
         self.check_identity()?;
-        match open_file(&self.path, &self.file, self.options.mode) {
+        let until = Instant::now() + REOPENING;
+        match open_file(&self.path, &self.file, self.options.mode, until) {
             Ok((opened, id)) if id == self.id => Ok(opened),
             Ok(_) => Err(Failure::Interfered("replaced by another file")),
             Err(failure) => Err(failure),
@@ -128,20 +149,23 @@ impl Folder {
 
     /// Returns an error if another program has removed or replaced the database.
     pub(super) fn check_identity(&self) -> Result<(), Failure> {
-        match local_file::identity(&self.file, self.id).change() {
+        self.is_large().map(drop)
+    }
+
+    /// Checks like [`check_identity`](Self::check_identity), and returns whether a repair of the
+    /// database would take long.
+    pub(super) fn is_large(&self) -> Result<bool, Failure> {
+        let (identity, len) = local_file::identity_and_len(&self.file, self.id);
+        match identity.change() {
             Some(what) => Err(Failure::Interfered(what)),
-            None => Ok(()),
+            None => Ok(len.is_some_and(|len| len >= LARGE)),
         }
     }
 
     /// Returns the stopped process that may hold the lock of the writers, and the way out.
     pub(super) fn in_the_way(&self) -> Option<String> {
-        let stopped = owner::running(&self.path).into_iter().find(Owner::is_stopped)?;
-        Some(format!(
-            "{} is being written to by a stopped process: {}; continue or end that process",
-            self.shown.display(),
-            stopped.describe()
-        ))
+        let reason = owner::stopped(&self.path)?;
+        Some(format!("{} {reason}", self.shown.display()))
     }
 }
 
@@ -164,6 +188,8 @@ fn folder(options: &Options) -> KvResult<PathBuf> {
                 )));
             }
             make_folder(path, options.permissions)?;
+            // Otherwise the folder could be lost with the power, and acknowledged writes with it.
+            local_file::sync_directory(path).map_err(|error| unavailable(path, &error))?;
             fs::metadata(path).map_err(|error| unavailable(path, &error))?
         }
         Err(error) => return Err(unavailable(path, &error)),
@@ -174,7 +200,7 @@ fn folder(options: &Options) -> KvResult<PathBuf> {
     path.canonicalize().map_err(|error| unavailable(path, &error))
 }
 
-fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
+pub(super) fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
     let mut builder = fs::DirBuilder::new();
     // Everyone with the right to read the file may also search its folder.
     let bits = permissions | ((permissions & 0o444) >> 2);
@@ -225,13 +251,13 @@ fn make(path: &Path, file: &Path, options: &Options) -> KvResult<()> {
         }
         transaction.open_table(ABOUT)?.insert(FORMAT, THIS_FORMAT)?;
         transaction.commit()?;
-        draft.publish()
+        draft.publish().map(drop)
     });
     made.map_err(|failure| failure.to_error("connect", file, None))
 }
 
 /// Returns the name of a file in a folder that is not of this library.
-fn foreign_file(path: &Path) -> KvResult<Option<String>> {
+pub(super) fn foreign_file(path: &Path) -> KvResult<Option<String>> {
     let entries = fs::read_dir(path).map_err(|error| unavailable(path, &error))?;
     let names = entries
         .filter_map(Result::ok)
@@ -239,86 +265,13 @@ fn foreign_file(path: &Path) -> KvResult<Option<String>> {
     Ok(names.into_iter().find(|name| !owner::is_owner_file(name) && !name.starts_with(FILE)))
 }
 
-/// A new database under another name, which is linked when it is whole, because redb cannot open a
-/// database whose creation was interrupted. Dropping it removes the file.
-pub(super) struct Draft {
-    database: Option<Database>,
-    new: PathBuf,
-    file: PathBuf,
-}
-
-impl Draft {
-    /// Creates a new folder, or uses an empty one, for a copy of a database.
-    pub(super) fn new(path: &Path) -> KvResult<Self> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() && !path.join(FILE).exists() => {
-                if let Some(foreign) = foreign_file(path)? {
-                    return Err(occupied(path, &format!("has other files, such as {foreign:?}")));
-                }
-            }
-            Ok(_) => return Err(occupied(path, "exists")),
-            Err(_) => make_folder(path, PERMISSIONS).map_err(|e| e.of_operation("backup"))?,
-        }
-        Self::create(path, PERMISSIONS).map_err(|failure| failure.to_error("backup", path, None))
-    }
-
-    fn create(path: &Path, permissions: u32) -> Result<Self, Failure> {
-        let file = path.join(FILE);
-        let new = path.join(format!("{FILE}.{:016x}.new", fastrand::u64(..)));
-        let mut create = OpenOptions::new();
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut create, permissions);
-        let opened = create.read(true).write(true).create_new(true).open(&new);
-        let opened = opened.map_err(Failure::from_io)?;
-        let mut draft = Self { database: None, new, file };
-        #[cfg(unix)]
-        opened
-            .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(permissions))
-            .map_err(Failure::from_io)?;
-        #[cfg(not(unix))]
-        let _ = permissions;
-        draft.database = Some(Builder::new().create_with_backend(FileBackend::new(opened)?)?);
-        Ok(draft)
-    }
-
-    pub(super) fn begin_write(&self) -> Result<WriteTransaction, Failure> {
-        match &self.database {
-            Some(database) => Ok(database.begin_write()?),
-            None => Err(DatabaseError::TransactionInProgress.into()),
-        }
-    }
-
-    /// Closes the database, and gives it its name. If another process has created one meanwhile,
-    /// that one stays.
-    pub(super) fn publish(mut self) -> Result<(), Failure> {
-        if let Some(database) = self.database.take() {
-            database.close()?;
-        }
-        match fs::hard_link(&self.new, &self.file) {
-            // File systems without links.
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                fs::rename(&self.new, &self.file).map_err(Failure::from_io)?;
-            }
-            _ => {}
-        }
-        local_file::sync_directory(&self.file).map_err(Failure::from_io)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        drop(self.database.take());
-        let _ = fs::remove_file(&self.new);
-    }
-}
-
-fn occupied(path: &Path, fault: &str) -> KvError {
-    let reason = format!("{} {fault}; name a new or an empty folder", path.display());
-    KvError::invalid_config("path", reason)
-}
-
-fn open_database(path: &Path, file: &Path, options: &Options) -> KvResult<(Opened, FileId)> {
-    let opened = open_file(path, file, options.mode).and_then(|(opened, id)| {
+fn open_database(
+    path: &Path,
+    file: &Path,
+    options: &Options,
+    until: Instant,
+) -> KvResult<(Opened, FileId)> {
+    let opened = open_file(path, file, options.mode, until).and_then(|(opened, id)| {
         check_format(&opened)?;
         Ok((opened, id))
     });
@@ -347,13 +300,23 @@ fn open_database(path: &Path, file: &Path, options: &Options) -> KvResult<(Opene
     })
 }
 
-fn open_file(path: &Path, file: &Path, mode: Mode) -> Result<(Opened, FileId), Failure> {
+fn open_file(
+    path: &Path,
+    file: &Path,
+    mode: Mode,
+    until: Instant,
+) -> Result<(Opened, FileId), Failure> {
     let mut access = OpenOptions::new();
     access.read(true).write(!mode.is_read_only());
     let open = |access: &OpenOptions| -> Result<(File, FileId), Failure> {
         let file = local_file::open(file, access).map_err(Failure::from_io)?;
-        let id = FileId::of(&file.metadata().map_err(Failure::from_io)?);
-        Ok((file, id))
+        let found = file.metadata().map_err(Failure::from_io)?;
+        if found.len() == 0 {
+            // redb would make a database of it.
+            let error = io::Error::new(io::ErrorKind::InvalidData, "it is empty");
+            return Err(Failure::from_io(error));
+        }
+        Ok((file, FileId::of(&found)))
     };
     let (opened, id) = open(&access)?;
     if !mode.is_read_only() {
@@ -361,19 +324,30 @@ fn open_file(path: &Path, file: &Path, mode: Mode) -> Result<(Opened, FileId), F
         return Ok((Opened::Writer(writer), id));
     }
     let mut opened = opened;
-    for _ in 0..TRIES {
+    loop {
         match builder(mode).open_read_only_with_backend(FileBackend::new(opened)?) {
             Ok(reader) => return Ok((Opened::Reader(reader), id)),
-            Err(DatabaseError::RepairAborted) => repair(file, path)?,
+            Err(DatabaseError::RepairAborted) if Instant::now() >= until => {
+                let reason = owner::in_the_way(path).unwrap_or_else(|| {
+                    "is being repaired by another process; try later".to_owned()
+                });
+                return Err(Failure::Busy(format!("{} {reason}", path.display())));
+            }
+            // Its writer was killed. Another process may be repairing it.
+            Err(DatabaseError::RepairAborted) => {
+                if !repair(file, path)? {
+                    thread::sleep(TRY_AGAIN);
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         opened = open(&access)?.0;
     }
-    Err(DatabaseError::RepairAborted.into())
 }
 
-/// Repairs a database whose writer was killed, unless another writer already does.
-fn repair(file: &Path, path: &Path) -> Result<(), Failure> {
+/// Repairs a database whose writer was killed. Returns `false` if another writer has it open, which
+/// has repaired it or does so.
+fn repair(file: &Path, path: &Path) -> Result<bool, Failure> {
     let access = &mut OpenOptions::new();
     let opened = local_file::open(file, access.read(true).write(true)).map_err(|error| {
         Failure::Busy(format!(
@@ -382,11 +356,11 @@ fn repair(file: &Path, path: &Path) -> Result<(), Failure> {
         ))
     })?;
     match builder(Mode::Single).create_with_backend(FileBackend::new(opened)?) {
-        Ok(repaired) => Ok(repaired.close()?),
-        Err(DatabaseError::DatabaseAlreadyOpen) => {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            Ok(())
+        Ok(repaired) => {
+            repaired.close()?;
+            Ok(true)
         }
+        Err(DatabaseError::DatabaseAlreadyOpen) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -424,8 +398,7 @@ fn check_format(opened: &Opened) -> Result<(), Failure> {
 /// Returns the error for a folder that another process has open in a mode that does not fit.
 fn already_open(path: &Path, options: &Options) -> KvError {
     let shown = options.folder.display();
-    let owners = owner::running(path);
-    let Some(owner) = owners.first() else {
+    let Some(owner) = owner::holder(path) else {
         let reason = format!(
             "{shown} is open in another process, which has left no owner file; close it there"
         );
@@ -438,6 +411,7 @@ fn already_open(path: &Path, options: &Options) -> KvError {
             ("exclusive", _) => format!(
                 "close it there, or open it in both processes with file:{shown}?shared=true"
             ),
+            ("read_only", _) => format!("leave exclusive=true out: file:{shown}"),
             ("shared", _) => format!("open it with file:{shown}?shared=true"),
             _ => format!(
                 "read with file:{shown}?read_only=true, or write from both with file:{shown}?shared=true"

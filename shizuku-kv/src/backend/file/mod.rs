@@ -4,9 +4,13 @@
 //! |---|---|
 //! | `options.rs` | the options of a URL |
 //! | `folder.rs` | the folder: checked, created, opened, and recognized later |
+//! | `draft.rs` | a new database, which gets its name when it is whole |
+//! | `opening.rs` | opening, one at a time for each path |
 //! | `owner.rs` | owner files: the processes that have a folder open, for errors |
 //! | `engine.rs` | the database from the view of its callers |
-//! | `shared.rs` | the threads that read, and that notice commits of other processes |
+//! | `shared.rs` | the state that the threads share, and their beginning and end |
+//! | `reads.rs` | the threads that read |
+//! | `notice.rs` | which watches have something to read, also after commits of other processes |
 //! | `commit.rs` | the writer thread: group commits, withdrawn jobs, failed commits |
 //! | `job.rs` | work for the writer thread, which can be withdrawn |
 //! | `wake.rs` | events of the database file |
@@ -23,12 +27,16 @@
 
 mod backup;
 mod commit;
+mod draft;
 mod engine;
 mod failure;
 mod folder;
 mod job;
+mod notice;
+mod opening;
 mod options;
 mod owner;
+mod reads;
 mod record;
 mod scan;
 mod shared;
@@ -59,14 +67,12 @@ use self::state::StoreState;
 use self::store::{FileStore, capabilities};
 use self::tables::{LimitsChange, NEXT_STORE, StoreId, StoreRow};
 use self::transaction::Transaction;
+use self::upkeep::Budget;
 use crate::backend::embedded::incarnation;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
     StoreConfig, check_store_name, in_runtime, lock,
 };
-
-/// Maximum number of keys to which one commit applies new settings.
-const LIMITS_PAGE: usize = 1000;
 
 /// Stores in a folder of this machine, durable and without a server.
 ///
@@ -149,7 +155,8 @@ impl FileConnection {
     }
 
     /// Copies all stores to a new folder while they are used, as they are at one moment. Opening
-    /// the folder restores them. Cursors of the stores are valid in the copy.
+    /// the folder restores them. The stores of the copy are other stores: cursors of the original are
+    /// [expired](KvError::CursorExpired) there, so that a follower begins anew.
     ///
     /// The copy is complete and on disk when this returns. The database keeps pages that are
     /// overwritten meanwhile, so that it can grow by what is written during the copy. There is no
@@ -159,7 +166,9 @@ impl FileConnection {
     ///
     /// # Errors
     /// Returns [`KvError::InvalidConfig`] if the path exists and is not an empty folder. Returns
-    /// [`KvError::Unavailable`] if the copy cannot be written, and removes it.
+    /// [`KvError::Unavailable`] if the copy cannot be written, or has not ended when the connection
+    /// is shut down or a write fails, for example because the copy has filled the disk. The rest of
+    /// the copy is removed.
     pub async fn backup(&self, path: impl AsRef<Path>) -> KvResult<()> {
         in_runtime("backup")?;
         self.0.engine.backup(path.as_ref().to_owned()).await
@@ -181,21 +190,17 @@ impl FileConnection {
             None => self.create_or_change(call, name, &config).await?,
         };
         let engine = &self.0.engine;
-        if found.is_changed || found.row.limits_change.is_some() {
-            // The settings have been made. The rest is applied even if this call gives up.
-            if !engine.folder().mode().is_read_only() {
-                engine.apply_limits(found.id);
-            }
-        }
         if found.is_changed {
             let id = found.id;
+            // Without this call, the writer thread applies the rest.
             let piece = || {
                 engine.write(call, Some(name), 0, false, move |tables| {
-                    Ok(Ok(tables.apply_limits_some(id, LIMITS_PAGE)?))
+                    Ok(Ok(tables.apply_limits_some(id, &mut Budget::new())?))
                 })
             };
             while !piece().await? {}
-            engine.notify();
+        } else if found.row.limits_change.is_some() && !engine.folder().mode().is_read_only() {
+            engine.apply_limits(found.id);
         }
         let state = self.state(&found);
         let store = Store::new(Arc::new(FileStore::new(state)), config.operation_deadline());
@@ -308,12 +313,8 @@ fn create_or_change(
         limits_change: Some(LimitsChange { after: None, since: now }),
         ..StoreRow::new(name, store.row.incarnation, &merged)
     };
-    store.limits = row.limits();
-    store.row = row.clone();
-    store.position.settings += 1;
-    let settings = store.position.settings;
-    tables.change();
-    tables.stores.insert(id.bytes().as_slice(), row.to_bytes()?.as_slice())?;
+    let settings = store.position.settings + 1;
+    tables.change_limits(id, row.clone())?;
     Ok(Ok(Found { id, row, settings, is_changed: true }))
 }
 
@@ -371,9 +372,7 @@ impl Connection for FileConnection {
                 tables.remove_store(id, &wanted)?;
                 Ok(Ok(()))
             });
-            deleted.await?;
-            self.0.engine.collect();
-            Ok(())
+            deleted.await
         })
     }
 

@@ -62,7 +62,7 @@ impl<T: Send + 'static> Scan<T> {
             }
             let Some(range) = self.ranges.front() else { return Ok(None) };
             let (range, after, project) = (range.clone(), self.after.clone(), self.project);
-            let call = Call::new(self.operation, Deadline::after(self.limit));
+            let call = Call::new(self.operation, Deadline::after(self.limit)).slice();
             let load = self.state.read(call, move |entries, _| {
                 let mut page = Vec::new();
                 let budget = Budget::new(PAGE);

@@ -1,33 +1,22 @@
-//! The shared state of the threads of a database, and the threads that read and that notice the
-//! commits of other processes.
+//! The state that the threads of a database share, and their beginning and end.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use ::redb::ReadTransaction;
 use tokio::sync::watch;
 
 use super::failure::Failure;
 use super::folder::{Folder, Opened};
 use super::job::Job;
+use super::notice::Hub;
+use super::reads::{READERS, Reads};
 use super::record::nanos;
 use super::tables::StoreId;
-use super::view::View;
 use super::wake::Wake;
 use crate::store::{KvError, KvResult, lock};
-
-/// Number of threads that read.
-const READERS: usize = 4;
-
-/// Maximum number of reads of one transaction.
-const READS_TOGETHER: usize = 32;
-
-/// Time of a transaction after which it begins no further read.
-const READ_LIMIT: Duration = Duration::from_millis(10);
 
 /// Interval between two comparisons with the file while a watch waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -39,16 +28,15 @@ pub(super) const OPENING: &str = "connect";
 pub(super) struct Shared {
     pub(super) folder: Folder,
     /// Read while a transaction runs, so that the database is not closed meanwhile.
-    pub(super) database: RwLock<State>,
+    database: RwLock<State>,
+    /// Number of threads that wait for the database without any transaction.
+    waits_for_copies: AtomicUsize,
     pub(super) writes: Mutex<Writes>,
     pub(super) wakes_writer: Condvar,
     pub(super) reads: Mutex<Reads>,
     pub(super) wakes_reader: Condvar,
     pub(super) is_closed: AtomicBool,
-    /// Changes with each commit that this process has noticed, and at the end.
-    pub(super) changes: watch::Sender<u64>,
-    /// Number of watches.
-    pub(super) watches: AtomicUsize,
+    pub(super) changes: Hub,
     pub(super) wake: Option<Wake>,
     /// Becomes true when the database has been closed.
     pub(super) is_ended: watch::Sender<bool>,
@@ -68,18 +56,22 @@ pub(super) struct Writes {
     pub(super) next_due: Option<u64>,
     /// Whether deleted stores may have entries.
     pub(super) collects: bool,
+    /// Whether an earlier process may have left stores whose new settings are not applied.
+    pub(super) resumes: bool,
     /// Stores whose settings have changed.
     pub(super) changed: Vec<StoreId>,
     pub(super) is_closed: bool,
 }
 
-#[derive(Default)]
-pub(super) struct Reads {
-    pub(super) jobs: VecDeque<ReadJob>,
-    pub(super) is_closed: bool,
+impl Writes {
+    /// Returns whether there is something to commit beside jobs.
+    pub(super) fn is_upkeep_due(&self, now: u64) -> bool {
+        self.collects
+            || self.resumes
+            || !self.changed.is_empty()
+            || self.next_due.is_some_and(|due| due <= now)
+    }
 }
-
-pub(super) type ReadJob = Box<dyn FnOnce(Result<&View<'_>, &Failure>) + Send>;
 
 /// Returns the error for a thread that cannot be started.
 pub(super) fn no_thread(operation: &'static str, error: std::io::Error) -> KvError {
@@ -91,17 +83,19 @@ impl Shared {
     pub(super) fn new(folder: Folder, database: Opened) -> Self {
         let notices = folder.mode().notices_others();
         let wake = notices.then(|| Wake::new(folder.file().to_owned(), POLL));
+        // The first round finds work that an earlier process has left.
+        let writes =
+            Writes { collects: true, resumes: true, next_due: Some(0), ..Writes::default() };
         Self {
             folder,
             database: RwLock::new(State::Open(database)),
-            // The first round finds work that an earlier process has left.
-            writes: Mutex::new(Writes { collects: true, next_due: Some(0), ..Writes::default() }),
+            waits_for_copies: AtomicUsize::new(0),
+            writes: Mutex::new(writes),
             wakes_writer: Condvar::new(),
             reads: Mutex::default(),
             wakes_reader: Condvar::new(),
             is_closed: AtomicBool::new(false),
-            changes: watch::Sender::new(0),
-            watches: AtomicUsize::new(0),
+            changes: Hub::default(),
             wake,
             is_ended: watch::Sender::new(false),
         }
@@ -125,26 +119,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Ends the threads. The writer thread makes all queued commits before. The caller holds no
+    /// lock of this state.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         lock(&self.writes).is_closed = true;
         self.wakes_writer.notify_all();
-        let unread = {
-            let mut reads = lock(&self.reads);
-            reads.is_closed = true;
-            std::mem::take(&mut reads.jobs)
-        };
-        self.wakes_reader.notify_all();
-        // Dropped without the lock. Their callers get an answer.
-        drop(unread);
+        self.close_reads();
         if let Some(wake) = &self.wake {
             wake.close();
         }
-        self.notify();
-    }
-
-    pub(super) fn notify(&self) {
-        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+        self.changes.notify_all();
     }
 
     pub(super) fn queue_write(&self, job: Box<dyn Job>) -> bool {
@@ -159,114 +144,30 @@ impl Shared {
         true
     }
 
-    pub(super) fn queue_read(&self, job: ReadJob) -> bool {
-        {
-            let mut reads = lock(&self.reads);
-            if reads.is_closed {
-                return false;
-            }
-            reads.jobs.push_back(job);
-        }
-        self.wakes_reader.notify_one();
-        true
-    }
-
     pub(super) fn database(&self) -> RwLockReadGuard<'_, State> {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no transaction runs. Ends copies, which would take long.
+    pub(super) fn exclusively(&self) -> RwLockWriteGuard<'_, State> {
+        self.waits_for_copies.fetch_add(1, Ordering::AcqRel);
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.waits_for_copies.fetch_sub(1, Ordering::AcqRel);
+        database
+    }
+
+    /// Returns whether a copy of the database has to end.
+    pub(super) fn ends_copies(&self) -> bool {
+        self.waits_for_copies.load(Ordering::Acquire) > 0 || self.is_closed.load(Ordering::Acquire)
     }
 
     pub(super) fn now() -> u64 {
         nanos(SystemTime::now())
     }
 
-    fn run_reader(&self) {
-        while let Some(jobs) = self.take_reads() {
-            // redb may panic over a damaged file. The callers get an error, and the thread stays.
-            let read = AssertUnwindSafe(|| self.read_together(jobs));
-            if catch_unwind(read).is_err() {
-                tracing::error!(path = %self.folder.file().display(), "reading a database panicked");
-            }
-        }
-    }
-
-    /// Waits for reads, and takes a share of them. Returns `None` at the end.
-    fn take_reads(&self) -> Option<VecDeque<ReadJob>> {
-        let mut reads = lock(&self.reads);
-        loop {
-            if !reads.jobs.is_empty() {
-                let share = reads.jobs.len().div_ceil(READERS).min(READS_TOGETHER);
-                return Some(reads.jobs.drain(..share).collect());
-            }
-            if reads.is_closed {
-                return None;
-            }
-            reads = self.wakes_reader.wait(reads).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Does reads in one transaction, which begins after they were queued, unless they take long.
-    fn read_together(&self, mut jobs: VecDeque<ReadJob>) {
-        let hides_expired = self.folder.mode().is_read_only();
-        while let Some(job) = jobs.pop_front() {
-            let opened = self.reopen();
-            let database = self.database();
-            let transaction = match (&*database, opened) {
-                (State::Open(opened), _) => opened.begin_read(),
-                (State::Interrupted, Err(failure)) => Err(failure),
-                (State::Interrupted, Ok(())) => Err(Failure::Busy(format!(
-                    "the database {} is closed after a failed write; repeat the call",
-                    self.folder.file().display()
-                ))),
-                (State::Closed, _) => return,
-            };
-            match transaction {
-                Ok(transaction) => {
-                    let view = View::new(&transaction, Self::now(), hides_expired);
-                    let until = Instant::now() + READ_LIMIT;
-                    job(Ok(&view));
-                    while Instant::now() < until
-                        && let Some(job) = jobs.pop_front()
-                    {
-                        job(Ok(&view));
-                    }
-                }
-                Err(failure) => job(Err(&failure)),
-            }
-        }
-    }
-
-    /// Notices the commits of other processes.
-    fn run_wake(&self) {
-        let Some(wake) = &self.wake else { return };
-        let mut known = None;
-        while wake.wait(|| self.watches.load(Ordering::Acquire) > 0) {
-            let (commits, next_due) = match self.look() {
-                Ok(found) => found,
-                Err(failure) => {
-                    // The reads of the watches return the error.
-                    tracing::debug!(?failure, "could not look for changes of a file");
-                    (u64::MAX, None)
-                }
-            };
-            if known.replace(commits) != Some(commits) {
-                self.notify();
-                lock(&self.writes).next_due = next_due;
-                self.wakes_writer.notify_one();
-            }
-        }
-    }
-
-    fn look(&self) -> Result<(u64, Option<u64>), Failure> {
-        let database = self.database();
-        let State::Open(opened) = &*database else { return Ok((u64::MAX, None)) };
-        let transaction: ReadTransaction = opened.begin_read()?;
-        let view = View::new(&transaction, Self::now(), true);
-        Ok((view.commits()?, view.next_due()?))
-    }
-
-    /// Closes the database, which the next commit opens again.
+    /// Closes the database, which the next transaction opens again.
     pub(super) fn interrupt(&self) {
-        let mut state = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.exclusively();
         if let State::Open(_) = &*state {
             *state = State::Interrupted;
         }
@@ -277,11 +178,27 @@ impl Shared {
         if !matches!(&*self.database(), State::Interrupted) {
             return Ok(());
         }
-        let mut state = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.exclusively();
         // Another thread may have opened it.
         if let State::Interrupted = &*state {
             *state = State::Open(self.folder.reopen()?);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A writer beside a held lock waits without a pause only for work that is due.
+    #[test]
+    fn upkeep_is_due_at_its_time_or_after_changes() {
+        let due = |writes: &Writes| writes.is_upkeep_due(10);
+        assert!(!due(&Writes::default()));
+        assert!(!due(&Writes { next_due: Some(11), ..Writes::default() }));
+        assert!(due(&Writes { next_due: Some(10), ..Writes::default() }));
+        assert!(due(&Writes { changed: vec![StoreId(1)], ..Writes::default() }));
+        assert!(due(&Writes { collects: true, ..Writes::default() }));
     }
 }

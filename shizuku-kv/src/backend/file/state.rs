@@ -86,7 +86,7 @@ impl StoreState {
         Ok(position)
     }
 
-    /// Reads from the store, in one slice.
+    /// Reads from the store, in one transaction.
     pub(super) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         call: Call<'_>,

@@ -15,6 +15,7 @@ use super::record::system;
 use super::scan::{PAGE, scan};
 use super::state::StoreState;
 use super::transaction::Transaction;
+use super::view::Budget;
 use super::watch::watch;
 use crate::backend::embedded::{TTL_GRANULARITY, check_fences, check_settings};
 use crate::store::{
@@ -134,6 +135,11 @@ fn apply(
     {
         return Ok(Err(error));
     }
+    // Another process may have lowered the limit that the handle has checked.
+    let (limit, size) = (state.max_value_size(), write.value().map_or(0, Bytes::len));
+    if size > limit {
+        return Ok(Err(KvError::ValueTooLarge { key: key.clone(), size, limit }));
+    }
     let written = tables.write(state.id, key, write)?;
     Ok(written
         .map_err(|rejection| rejection.into_error(&state.name, write.name(), key, write.condition)))
@@ -223,10 +229,20 @@ impl KvReader for FileStore {
     ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
         Box::pin(async move {
             let mut found = Vec::with_capacity(keys.len());
-            for page in keys.chunks(PAGE) {
-                let page = page.to_vec();
-                let read = self.state.read(Call::new("get_many", deadline), move |entries, _| {
-                    page.iter().map(|key| entries.newest(key)).collect::<Result<Vec<_>, _>>()
+            while let Some(rest) = keys.get(found.len()..).filter(|rest| !rest.is_empty()) {
+                let page: Vec<_> = rest.iter().take(PAGE).cloned().collect();
+                let call = Call::new("get_many", deadline).slice();
+                let read = self.state.read(call, move |entries, _| {
+                    let (mut found, mut budget) = (Vec::new(), Budget::new(PAGE));
+                    for key in &page {
+                        if budget.is_used_up() && !found.is_empty() {
+                            break;
+                        }
+                        let entry = entries.newest(key)?;
+                        budget.take(entry.as_ref().map_or(0, |entry| entry.value.len()));
+                        found.push(entry);
+                    }
+                    Ok(found)
                 });
                 found.extend(read.await?);
             }
@@ -236,12 +252,16 @@ impl KvReader for FileStore {
 
     fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
         let state = Arc::clone(&self.state);
-        let entries = async move {
-            let (call, wanted) = (Call::new("history", deadline).of(&key), key.clone());
-            let entries = state.read(call, move |entries, _| entries.history(&wanted)).await?;
-            Ok(stream::iter(entries.into_iter().map(Ok)))
-        };
-        KvStream::new(stream::once(entries).try_flatten())
+        let pages = stream::try_unfold(Some((state, key, 0)), move |next| async move {
+            let Some((state, key, after)) = next else { return Ok(None) };
+            let (call, wanted) = (Call::new("history", deadline).of(&key).slice(), key.clone());
+            let read = state
+                .read(call, move |entries, _| entries.history(&wanted, after, Budget::new(PAGE)));
+            let (entries, last) = read.await?;
+            let next = last.map(|last| (state, key, last));
+            Ok(Some((stream::iter(entries.into_iter().map(Ok)), next)))
+        });
+        KvStream::new(pages.try_flatten())
     }
 
     fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {

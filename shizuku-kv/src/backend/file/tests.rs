@@ -8,14 +8,17 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::redb::{BackendError, Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
+use super::folder::Opened;
 use super::record::Head;
 use super::tables::*;
 use super::transaction::Transaction;
+use super::upkeep::Budget;
 use super::view::View;
 use crate::store::{FencingToken, Key, StoreConfig, Write, lock};
 
@@ -132,7 +135,7 @@ fn check(database: &Database) {
     };
     let (mut log, mut expiry, mut history) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     let mut bytes: BTreeMap<StoreId, u64> = BTreeMap::new();
-    let old = rows(HISTORY);
+    let (old, deleted) = (rows(HISTORY), rows(DELETED));
     for (at, row) in rows(STATE) {
         let (id, key) = (StoreId::read(&at[..4]).unwrap(), &at[4..]);
         let text = std::str::from_utf8(key).unwrap();
@@ -140,6 +143,10 @@ fn check(database: &Database) {
         let mut held = vec![(head.clone(), value.len())];
         for version in &head.older {
             let at = history_key(id, text, *version);
+            // The entries of a deleted store are removed one by one.
+            if deleted.contains_key(id.bytes().as_slice()) && !old.contains_key(&at) {
+                continue;
+            }
             let (head, value) = Head::read(&old[&at]).unwrap();
             assert_eq!(head.version, *version);
             history.insert(at);
@@ -162,7 +169,6 @@ fn check(database: &Database) {
         }
     }
     // Entries of deleted stores may remain for a while.
-    let deleted = rows(DELETED);
     assert!(bytes.keys().all(|id| deleted.contains_key(id.bytes().as_slice())));
 }
 
@@ -202,7 +208,7 @@ fn tables_agree_after_random_writes() {
                     let _ = tables.write(id, &key, &write).unwrap();
                 }
                 if random.bool() {
-                    tables.expire_some(random.usize(1..10)).unwrap();
+                    tables.expire_some(&mut Budget::of(random.usize(1..10), usize::MAX)).unwrap();
                 }
                 if step == 30 {
                     // Other settings, which are applied in pieces.
@@ -212,15 +218,16 @@ fn tables_agree_after_random_writes() {
                     row.limits_change = Some(LimitsChange { after: None, since: now });
                     (store.limits, store.row) = (row.limits(), row);
                 }
-                tables.apply_limits_some(id, 2).unwrap();
+                tables.apply_limits_some(id, &mut Budget::of(2, usize::MAX)).unwrap();
             });
             check(&database);
         }
         commit(&database, now, |tables| tables.remove_store(id, "s").unwrap());
-        while !commit(&database, now, |tables| tables.collect_some(3).unwrap()) {
+        while !commit(&database, now, |tables| {
+            tables.collect_some(&mut Budget::of(3, usize::MAX)).unwrap()
+        }) {
             check(&database);
         }
-        check(&database);
         let reading = database.begin_read().unwrap();
         for table in [STATE, HISTORY, LOG, EXPIRY, DELETED] {
             assert!(reading.open_table(table).unwrap().first().unwrap().is_none(), "{table}");
@@ -292,4 +299,132 @@ fn crash_image(changes: &[Change], random: &mut fastrand::Rng) -> Vec<u8> {
         }
     }
     content
+}
+
+/// A disk whose next sync fails.
+#[derive(Clone, Debug, Default)]
+struct Failing {
+    disk: Disk,
+    fails: Arc<AtomicBool>,
+}
+
+impl StorageBackend for Failing {
+    fn len(&self) -> Io<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Io<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Io<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> Io<()> {
+        if self.fails.swap(false, Ordering::AcqRel) {
+            return Err(std::io::Error::other("the disk has failed"));
+        }
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Io<()> {
+        self.disk.write(offset, data)
+    }
+
+    fn try_lock_range(
+        &self,
+        _: std::ops::Bound<u64>,
+        _: std::ops::Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+}
+
+/// The operating system keeps what a failed sync has not written. A database that is opened again
+/// must not find the commit there and count it as durable.
+#[test]
+fn commit_with_a_failed_sync_is_not_found_again() {
+    let backend = Failing::default();
+    // The mode of one writer alone. The others have two phases by themselves.
+    let builder = Builder::new();
+    let database = builder.create_with_backend(backend.clone()).unwrap();
+    let (opened, id) = (Opened::Writer(database), StoreId(1));
+    let transaction = opened.begin_write().unwrap();
+    let mut tables = Transaction::begin(&transaction, 0).unwrap();
+    tables.add_store(id, StoreRow::new("s", [1; 16], &StoreConfig::new())).unwrap();
+    tables.finish(0).unwrap();
+    transaction.commit().unwrap();
+    opened.close().unwrap();
+    let opened = Opened::Writer(builder.create_with_backend(backend.clone()).unwrap());
+    let transaction = opened.begin_write().unwrap();
+    let mut tables = Transaction::begin(&transaction, 1).unwrap();
+    tables.store(id).unwrap().unwrap();
+    let key = Key::new("key").unwrap();
+    tables.write(id, &key, &Write::put("value")).unwrap().unwrap();
+    tables.finish(1).unwrap();
+    backend.fails.store(true, Ordering::Release);
+    transaction.commit().unwrap_err();
+    let content = lock(&backend.disk.0).0.clone();
+    let again = open(Disk::of(content));
+    check(&again);
+    let reading = again.begin_read().unwrap();
+    let position = View::new(&reading, 0, true).position(id).unwrap().unwrap();
+    assert_eq!(position.sequence, 0);
+}
+
+#[test]
+fn upkeep_ends_after_a_number_of_bytes() {
+    let database = open(Disk::default());
+    let id = create(&database, &StoreConfig::new().history(10));
+    let key = Key::new("key").unwrap();
+    commit(&database, 1, |tables| {
+        tables.store(id).unwrap().unwrap();
+        for _ in 0..10 {
+            tables.write(id, &key, &Write::put(vec![1; 1000])).unwrap().unwrap();
+        }
+    });
+    commit(&database, 2, |tables| tables.remove_store(id, "s").unwrap());
+    let mut pieces = 1;
+    while !commit(&database, 3, |tables| {
+        tables.collect_some(&mut Budget::of(usize::MAX, 3000)).unwrap()
+    }) {
+        check(&database);
+        pieces += 1;
+    }
+    assert!((3..=6).contains(&pieces), "{pieces}");
+}
+
+/// The clock was set back, or other writes of the commit came first.
+#[test]
+fn time_of_an_expiry_never_goes_back() {
+    let database = open(Disk::default());
+    let id = create(&database, &StoreConfig::new().key_ttl(true));
+    let written = commit(&database, 10 * SECOND, |tables| {
+        tables.store(id).unwrap().unwrap();
+        let short = Write::put("value").with_ttl(Duration::from_secs(1));
+        tables.write(id, &Key::new("short").unwrap(), &short).unwrap().unwrap();
+        tables.now = 20 * SECOND;
+        tables.write(id, &Key::new("other").unwrap(), &Write::put("value")).unwrap().unwrap();
+        tables.expire_some(&mut Budget::new()).unwrap();
+        tables.store(id).unwrap().unwrap().position.written
+    });
+    assert_eq!(written, 20 * SECOND);
+}
+
+/// The caller may have given up by the time of the commit.
+#[test]
+fn commit_knows_which_upkeep_it_causes() {
+    let database = open(Disk::default());
+    let id = create(&database, &StoreConfig::new());
+    let transaction = database.begin_write().unwrap();
+    let mut tables = Transaction::begin(&transaction, 1).unwrap();
+    let row = tables.store(id).unwrap().unwrap().row.clone();
+    tables.change_limits(id, row).unwrap();
+    let summary = tables.finish(1).unwrap();
+    assert!(summary.limits_changed == [id] && !summary.has_deleted);
+    let mut tables = Transaction::begin(&transaction, 2).unwrap();
+    tables.remove_store(id, "s").unwrap();
+    let summary = tables.finish(2).unwrap();
+    assert!(summary.has_deleted && summary.stores.contains(&id));
 }

@@ -4,7 +4,8 @@
 //! A transaction has a fixed time. Everything that it changes takes effect in one commit: state,
 //! history, change log, expiries and positions.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 
 use ::redb::{ReadableTable, Table, WriteTransaction};
 
@@ -37,6 +38,11 @@ pub(super) struct Transaction<'t> {
     pub(super) is_changed: bool,
     /// Buffer for the bytes of one row after another.
     pub(super) row: Vec<u8>,
+    /// Size of the entries that were read, for the budget of upkeep.
+    pub(super) read: Cell<usize>,
+    /// Stores whose settings have changed.
+    limits_changed: Vec<StoreId>,
+    removed: Vec<StoreId>,
 }
 
 /// A store as it is within the transaction.
@@ -47,7 +53,7 @@ pub(super) struct Loaded {
 }
 
 /// The result of a transaction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Summary {
     /// Whether anything has changed, so that the transaction has to be committed.
     pub(super) is_changed: bool,
@@ -55,6 +61,12 @@ pub(super) struct Summary {
     pub(super) commits: u64,
     /// Time of the next expiry, in nanoseconds since 1970.
     pub(super) next_due: Option<u64>,
+    /// Stores that may have changed.
+    pub(super) stores: BTreeSet<StoreId>,
+    /// Stores whose new settings have to be applied to their entries.
+    pub(super) limits_changed: Vec<StoreId>,
+    /// Whether the entries of a store have to be removed.
+    pub(super) has_deleted: bool,
 }
 
 /// A held entry without its value, and the size of the value.
@@ -84,6 +96,9 @@ impl<'t> Transaction<'t> {
             loaded: HashMap::new(),
             is_changed: false,
             row: Vec::new(),
+            read: Cell::new(0),
+            limits_changed: Vec::new(),
+            removed: Vec::new(),
         })
     }
 
@@ -106,7 +121,14 @@ impl<'t> Transaction<'t> {
         }
         let first = self.expiry.first()?.map(|(key, _)| read_expiry_key(key.value()));
         let next_due = first.transpose()?.map(|(due, ..)| due);
-        Ok(Summary { is_changed: self.is_changed, commits, next_due })
+        Ok(Summary {
+            is_changed: self.is_changed,
+            commits,
+            next_due,
+            stores: self.loaded.keys().chain(&self.removed).copied().collect(),
+            limits_changed: self.limits_changed,
+            has_deleted: !self.removed.is_empty(),
+        })
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -145,10 +167,24 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
+    /// Writes the settings of a [loaded](Self::store) store, which are applied to its entries later.
+    pub(super) fn change_limits(&mut self, id: StoreId, row: StoreRow) -> Result<(), Failure> {
+        self.change();
+        self.stores.insert(id.bytes().as_slice(), row.to_bytes()?.as_slice())?;
+        if let Some(store) = self.loaded.get_mut(&id) {
+            store.limits = row.limits();
+            store.row = row;
+            store.position.settings += 1;
+        }
+        self.limits_changed.push(id);
+        Ok(())
+    }
+
     /// Removes a store. Its entries are removed by [`collect_some`](Self::collect_some).
     pub(super) fn remove_store(&mut self, id: StoreId, name: &str) -> Result<(), Failure> {
         self.change();
         self.loaded.remove(&id);
+        self.removed.push(id);
         self.names.remove(name.as_bytes())?;
         self.stores.remove(id.bytes().as_slice())?;
         self.positions.remove(id.bytes().as_slice())?;
@@ -158,7 +194,7 @@ impl<'t> Transaction<'t> {
 
     pub(super) fn held(&self, id: StoreId, key: &str) -> Result<Option<Held>, Failure> {
         let row = self.state.get(state_key(id, key).as_slice())?;
-        row.map(|row| read_held(row.value())).transpose()
+        row.map(|row| self.read_held(row.value())).transpose()
     }
 
     pub(super) fn held_older(
@@ -168,7 +204,13 @@ impl<'t> Transaction<'t> {
         version: u64,
     ) -> Result<Option<Held>, Failure> {
         let row = self.history.get(history_key(id, key, version).as_slice())?;
-        row.map(|row| read_held(row.value())).transpose()
+        row.map(|row| self.read_held(row.value())).transpose()
+    }
+
+    fn read_held(&self, row: &[u8]) -> Result<Held, Failure> {
+        self.read.set(self.read.get().saturating_add(row.len()));
+        let (head, value) = Head::read(row)?;
+        Ok(Held { head, len: value.len() })
     }
 
     pub(super) fn limits(&self, id: StoreId) -> Result<Limits, Failure> {
@@ -381,9 +423,4 @@ impl<'t> Transaction<'t> {
 
 fn not_loaded() -> Failure {
     Failure::damaged("a store was not read before its entries")
-}
-
-fn read_held(row: &[u8]) -> Result<Held, Failure> {
-    let (head, value) = Head::read(row)?;
-    Ok(Held { head, len: value.len() })
 }

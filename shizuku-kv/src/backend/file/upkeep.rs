@@ -1,47 +1,100 @@
 //! Changes of stores without a write of a user: expiries, new settings, deleted stores. Each is
 //! applied in pieces, so that a commit takes a short time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redb::ReadableTable;
 
 use super::failure::Failure;
 use super::record::{Head, read_key, span};
-use super::tables::{StoreId, expiry_key, history_key, log_key, read_expiry_key, state_key};
+use super::tables::{
+    StoreId, StoreRow, expiry_key, history_key, log_key, read_expiry_key, state_key,
+};
 use super::transaction::{Held, Transaction};
 use crate::backend::embedded::Limits;
 use crate::store::{FencingToken, Key, KvOperation};
 
+/// Maximum time, number of entries and size of what one piece of upkeep reads, so that the writes of
+/// the same commit wait for a short time only.
+const TIME: Duration = Duration::from_millis(5);
+const ITEMS: usize = 1000;
+const BYTES: usize = 4 * 1024 * 1024;
+
+/// Number of keys that upkeep reads at a time.
+const PAGE: usize = 1000;
+
+/// The end of a piece of upkeep.
+pub(super) struct Budget {
+    until: Instant,
+    items: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self { until: Instant::now() + TIME, items: ITEMS, bytes: BYTES }
+    }
+
+    /// Returns a budget without a limit on time, for tests.
+    #[cfg(test)]
+    pub(super) fn of(items: usize, bytes: usize) -> Self {
+        Self { until: Instant::now() + Duration::from_secs(3600), items, bytes }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.items = self.items.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.items == 0 || self.bytes == 0 || Instant::now() >= self.until
+    }
+}
+
 impl Transaction<'_> {
-    /// Drops all entries of a key. Returns their number.
-    fn drop_key(&mut self, id: StoreId, key: &str) -> Result<usize, Failure> {
-        let Some(held) = self.held(id, key)? else { return Ok(0) };
+    /// Drops all entries of a key.
+    fn drop_key(&mut self, id: StoreId, key: &str) -> Result<(), Failure> {
+        let Some(held) = self.held(id, key)? else { return Ok(()) };
         self.is_changed = true;
         for version in held.head.older.iter().copied() {
             self.drop_older(id, key, version)?;
         }
         self.release(id, key, &held)?;
         self.state.remove(state_key(id, key).as_slice())?;
-        Ok(1 + held.head.older.len())
+        Ok(())
     }
 
-    /// Applies the next expiries that are due, in the order in which they fall due, to at most
-    /// `most` entries. Returns whether none is left.
+    /// Applies the next expiries that are due, in the order in which they fall due, within a
+    /// budget. Returns whether none is left.
     ///
     /// A tombstone supersedes an expired value that is the newest entry of its key. An expired
     /// older value is dropped. An expired tombstone that is the newest entry is forgotten together
     /// with the key's history, which would otherwise be live again.
-    pub(super) fn expire_some(&mut self, most: usize) -> Result<bool, Failure> {
-        for _ in 0..most {
+    pub(super) fn expire_some(&mut self, budget: &mut Budget) -> Result<bool, Failure> {
+        self.read.take();
+        loop {
             let first = self.expiry.first()?.map(|(key, _)| read_expiry_key(key.value()));
-            match first.transpose()? {
-                Some((due, id, version)) if due <= self.now => {
-                    self.expire_entry(due, id, version)?;
-                }
-                _ => return Ok(true),
+            let Some((due, id, version)) = first.transpose()?.filter(|(due, ..)| *due <= self.now)
+            else {
+                return Ok(true);
+            };
+            if budget.is_used_up() {
+                return Ok(false);
             }
+            self.expire_entry(due, id, version)?;
+            budget.take(self.read.take());
         }
-        Ok(false)
+    }
+
+    /// Applies one expiry if it is due and has not been applied.
+    pub(super) fn expire_one(
+        &mut self,
+        due: u64,
+        id: StoreId,
+        version: u64,
+    ) -> Result<(), Failure> {
+        let is_left = self.expiry.get(expiry_key(due, id, version).as_slice())?.is_some();
+        if is_left && due <= self.now { self.expire_entry(due, id, version) } else { Ok(()) }
     }
 
     /// Expires an entry that was due.
@@ -69,7 +122,7 @@ impl Transaction<'_> {
         if held.head.is_tombstone() {
             let position = self.position(id)?;
             position.forgotten = position.forgotten.max(version);
-            return self.drop_key(id, &key).map(drop);
+            return self.drop_key(id, &key);
         }
         // The tombstone has the time of the expiry. The lifetime of the tombstone begins when it
         // becomes visible, however late, so that no watch misses it.
@@ -78,7 +131,8 @@ impl Transaction<'_> {
             operation: KvOperation::Expire,
             version: 0,
             since: 0,
-            created: due,
+            // The time never goes back within a store.
+            created: due.max(self.position(id)?.written),
             older: Vec::new(),
             ttl: None,
             due: life.and_then(|life| self.now.checked_add(span(life))),
@@ -110,22 +164,55 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Removes entries of deleted stores, of at most `most` keys. Returns whether none is left.
-    pub(super) fn collect_some(&mut self, most: usize) -> Result<bool, Failure> {
-        let id = match self.deleted.first()? {
-            Some((id, _)) => StoreId::read(id.value())?,
-            None => return Ok(true),
-        };
+    /// Removes entries of deleted stores, within a budget. Returns whether none is left.
+    pub(super) fn collect_some(&mut self, budget: &mut Budget) -> Result<bool, Failure> {
+        self.read.take();
+        loop {
+            let Some(id) = self.deleted.first()?.map(|(id, _)| StoreId::read(id.value())) else {
+                return Ok(true);
+            };
+            let id = id?;
+            let keys = self.keys_after(id, None, PAGE)?;
+            for key in &keys {
+                if !self.collect_key(id, key, budget)? {
+                    return Ok(false);
+                }
+            }
+            if budget.is_used_up() {
+                return Ok(false);
+            }
+            if keys.len() < PAGE {
+                self.is_changed = true;
+                self.deleted.remove(id.bytes().as_slice())?;
+            }
+        }
+    }
+
+    /// Removes the entries of a key of a deleted store, one by one. Returns `false` if the budget
+    /// ends before. The rest is found again by the newest entry, which is removed last.
+    fn collect_key(
+        &mut self,
+        id: StoreId,
+        key: &Key,
+        budget: &mut Budget,
+    ) -> Result<bool, Failure> {
+        let Some(held) = self.held(id, key)? else { return Ok(true) };
+        for version in held.head.older.iter().copied() {
+            if budget.is_used_up() {
+                return Ok(false);
+            }
+            self.is_changed = true;
+            self.drop_older(id, key, version)?;
+            budget.take(self.read.take());
+        }
+        if budget.is_used_up() {
+            return Ok(false);
+        }
         self.is_changed = true;
-        let keys = self.keys_after(id, None, most)?;
-        for key in &keys {
-            self.drop_key(id, key)?;
-        }
-        if keys.len() < most {
-            self.deleted.remove(id.bytes().as_slice())?;
-            return Ok(self.deleted.first()?.is_none());
-        }
-        Ok(false)
+        self.release(id, key, &held)?;
+        self.state.remove(state_key(id, key).as_slice())?;
+        budget.take(self.read.take());
+        Ok(true)
     }
 
     /// Returns the next keys of a store after a key.
@@ -152,21 +239,45 @@ impl Transaction<'_> {
         Ok(keys)
     }
 
-    /// Applies new settings of stores to existing entries, of at most `most` keys. Returns whether
-    /// none is left. A maximum age counts from the write of a value; a value that is older expires
-    /// then. A tombstone with a longer lifetime is held for the new lifetime, counted from the
-    /// change.
-    pub(super) fn apply_limits_some(&mut self, id: StoreId, most: usize) -> Result<bool, Failure> {
-        let Some(store) = self.store(id)? else { return Ok(true) };
-        let Some(mut change) = store.row.limits_change.take() else { return Ok(true) };
-        self.is_changed = true;
-        let keys = self.keys_after(id, change.after.as_deref(), most)?;
-        for key in &keys {
-            self.apply_limits_to(id, key, change.since)?;
+    /// Returns the stores whose new settings have not been applied to all entries.
+    pub(super) fn unfinished_limits(&self) -> Result<Vec<StoreId>, Failure> {
+        let mut ids = Vec::new();
+        for row in self.stores.iter()? {
+            let (id, row) = row?;
+            if StoreRow::read(row.value())?.limits_change.is_some() {
+                ids.push(StoreId::read(id.value())?);
+            }
         }
-        let is_done = keys.len() < most;
+        Ok(ids)
+    }
+
+    /// Applies new settings of a store to existing entries, within a budget. Returns whether none
+    /// is left. A maximum age counts from the write of a value; a value that is older expires then.
+    /// A tombstone with a longer lifetime is held for the new lifetime, counted from the change.
+    pub(super) fn apply_limits_some(
+        &mut self,
+        id: StoreId,
+        budget: &mut Budget,
+    ) -> Result<bool, Failure> {
+        self.read.take();
+        let Some(store) = self.store(id)? else { return Ok(true) };
+        let Some(mut change) = store.row.limits_change.clone() else { return Ok(true) };
+        if budget.is_used_up() {
+            return Ok(false);
+        }
+        self.is_changed = true;
+        let keys = self.keys_after(id, change.after.as_deref(), PAGE)?;
+        let mut is_done = keys.len() < PAGE;
+        for key in keys {
+            if budget.is_used_up() {
+                is_done = false;
+                break;
+            }
+            self.apply_limits_to(id, &key, change.since)?;
+            budget.take(self.read.take());
+            change.after = Some(key.to_string());
+        }
         if let Some(store) = self.loaded.get_mut(&id) {
-            change.after = keys.last().map(Key::to_string).or(change.after);
             store.row.limits_change = (!is_done).then_some(change);
             let row = store.row.to_bytes()?;
             self.stores.insert(id.bytes().as_slice(), row.as_slice())?;

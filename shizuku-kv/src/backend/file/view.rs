@@ -29,8 +29,9 @@ const SLICE_BYTES: usize = 1024 * 1024;
 pub(super) enum Stop {
     Failed(Failure),
     Error(KvError),
-    /// The slice found an entry whose expiry has to be applied first.
-    Expired,
+    /// The slice found an entry whose expiry has to be applied first: its time, the store and the
+    /// version.
+    Expired((u64, StoreId, u64)),
 }
 
 impl From<Failure> for Stop {
@@ -84,6 +85,11 @@ pub(super) struct View<'a> {
 impl<'a> View<'a> {
     pub(super) fn new(transaction: &'a ReadTransaction, now: u64, hides_expired: bool) -> Self {
         Self { transaction, now, hides_expired }
+    }
+
+    /// Returns the snapshot as a process sees it that cannot apply expiries.
+    pub(super) fn hiding_expired(&self) -> Self {
+        Self { hides_expired: true, ..*self }
     }
 
     fn table(
@@ -194,21 +200,43 @@ impl Entries {
             let value = row.get(value).map(Bytes::copy_from_slice).unwrap_or_default();
             return Ok(Some(head.into_entry(key, value)));
         }
-        if self.hides_expired { Ok(None) } else { Err(Stop::Expired) }
+        match head.due.filter(|_| !self.hides_expired) {
+            Some(due) => Err(Stop::Expired((due, self.id, head.version))),
+            None => Ok(None),
+        }
     }
 
-    /// Returns the entry of a key with this version, if it is held.
+    /// Returns the entry of a key with this version, if it is held. An older entry that has expired
+    /// is as good as dropped.
     pub(super) fn version(&self, key: &Key, version: u64) -> Result<Option<KvEntry>, Failure> {
-        let row = match self.history.get(history_key(self.id, key, version).as_slice())? {
-            Some(row) => row,
-            None => match self.state.get(state_key(self.id, key).as_slice())? {
-                Some(row) => row,
-                None => return Ok(None),
-            },
-        };
+        let (row, is_older) =
+            match self.history.get(history_key(self.id, key, version).as_slice())? {
+                Some(row) => (row, true),
+                None => match self.state.get(state_key(self.id, key).as_slice())? {
+                    Some(row) => (row, false),
+                    None => return Ok(None),
+                },
+            };
         let (head, value) = Head::read(row.value())?;
+        if head.version != version || (is_older && head.is_due(self.now)) {
+            return Ok(None);
+        }
         let value = row.value().get(value).map(Bytes::copy_from_slice).unwrap_or_default();
-        Ok((head.version == version).then(|| head.into_entry(key.clone(), value)))
+        Ok(Some(head.into_entry(key.clone(), value)))
+    }
+
+    /// Returns the time of the write with a version, in nanoseconds since 1970. Returns `None` if
+    /// its entry is not held.
+    pub(super) fn written_at(&self, version: u64) -> Result<Option<u64>, Failure> {
+        let Some(key) = self.log.get(log_key(self.id, version).as_slice())? else {
+            return Ok(None);
+        };
+        let key = read_key(key.value())?;
+        let row = match self.history.get(history_key(self.id, &key, version).as_slice())? {
+            Some(row) => Some(row),
+            None => self.state.get(state_key(self.id, &key).as_slice())?,
+        };
+        row.map(|row| Ok(Head::read(row.value())?.0.created)).transpose()
     }
 
     /// Returns the newest entry of a key, which has this version. Returns `None` if it is a value
@@ -221,17 +249,34 @@ impl Entries {
         if is_expired { Ok(None) } else { self.version(key, version) }
     }
 
-    /// Returns the held entries of a key, the oldest first.
-    pub(super) fn history(&self, key: &Key) -> Result<Vec<KvEntry>, Stop> {
-        let Some(head) = self.head(key)? else { return Ok(Vec::new()) };
-        let mut entries = Vec::new();
-        for version in head.older {
+    /// Returns the held entries of a key after a version, the oldest first, until the budget ends.
+    /// Returns the version up to which they are if others follow.
+    pub(super) fn history(
+        &self,
+        key: &Key,
+        after: u64,
+        mut budget: Budget,
+    ) -> Result<(Vec<KvEntry>, Option<u64>), Stop> {
+        let Some(head) = self.head(key)? else { return Ok((Vec::new(), None)) };
+        // An expired tombstone is forgotten together with the history.
+        if self.hides_expired && head.is_tombstone() && head.is_due(self.now) {
+            return Ok((Vec::new(), None));
+        }
+        let (mut entries, mut last) = (Vec::new(), after);
+        for version in head.older.iter().copied().filter(|version| *version > after) {
+            if budget.is_used_up() {
+                return Ok((entries, Some(last)));
+            }
+            last = version;
             if let Some(entry) = self.version(key, version)? {
+                budget.take(entry.value.len());
                 entries.push(entry);
             }
         }
-        entries.extend(self.newest(key)?);
-        Ok(entries)
+        if head.version > after {
+            entries.extend(self.newest(key)?);
+        }
+        Ok((entries, None))
     }
 
     /// Passes the live entries of a range to `visit`, from a key on, until the range or the budget
@@ -262,10 +307,8 @@ impl Entries {
                 break;
             }
             let (head, value) = Head::read(row.value())?;
+            // Its tombstone would not be part of the scan.
             let is_due = head.is_due(self.now);
-            if is_due && !self.hides_expired {
-                return Err(Stop::Expired);
-            }
             let value = row.value().get(value).unwrap_or_default();
             budget.take(value.len());
             last = Some(key.clone());

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures_util::stream;
 
-use super::engine::{Call, Changes};
-use super::record::system;
+use super::engine::Call;
+use super::failure::Failure;
+use super::notice::Changes;
+use super::record::{Head, nanos, system};
 use super::state::StoreState;
 use super::tables::Position;
 use super::view::{Budget, Entries, Stop};
@@ -44,18 +46,18 @@ pub(super) async fn watch(
     deadline: Deadline,
 ) -> KvResult<Watch> {
     // Created before the first read, so that it notices every later commit.
-    let changes = state.engine.changes();
+    let changes = state.engine.changes_of(state.id);
     let selector = Arc::new(Selector::new(&scope));
     if from.is_some_and(|cursor| cursor.incarnation() != &state.incarnation) {
         let reason =
             "the cursor belongs to another store, or to one that was deleted and recreated";
         return Err(expired(&state, reason));
     }
-    let cursor = from.map(|cursor| cursor.position());
+    let cursor = from.map(|cursor| (cursor.position(), nanos(cursor.as_of())));
     let shared = Arc::clone(&state);
     let begin = state.read(Call::new(OPERATION, deadline), move |entries, end| {
-        if let Some(position) = cursor {
-            resume(entries, end, position).map_err(|fault| fault.of(&shared))?;
+        if let Some((position, as_of)) = cursor {
+            resume(entries, end, position, as_of).map_err(|fault| fault.of(&shared))?;
         }
         Ok(end)
     });
@@ -64,9 +66,10 @@ pub(super) async fn watch(
         state,
         changes,
         selector,
-        position: cursor.unwrap_or(0),
+        position: cursor.map_or(0, |(position, _)| position),
+        as_of: cursor.map_or(end.written, |(_, as_of)| as_of),
         snapshot: if cursor.is_some() { 0 } else { end.sequence },
-        target: Some(Target { sequence: end.sequence, written: end.written, pending: None }),
+        target: Some(Target { sequence: end.sequence, pending: None }),
         ready: VecDeque::new(),
     };
     Ok(Watch::new(stream::unfold(Some(updates), |updates| async {
@@ -93,8 +96,9 @@ impl Gap {
     }
 }
 
-/// Checks that the entries after `position` are known without a gap.
-fn resume(entries: &Entries, end: Position, position: u64) -> Result<(), Gap> {
+/// Checks that the entries after `position` are known without a gap, and that the entry at it is
+/// from `as_of`. Otherwise the cursor is from the other of two copies of the folder.
+fn resume(entries: &Entries, end: Position, position: u64, as_of: u64) -> Result<(), Gap> {
     if position > end.sequence {
         return Err(Gap::Expired("the cursor is ahead of everything that the store has seen"));
     }
@@ -103,6 +107,13 @@ fn resume(entries: &Entries, end: Position, position: u64) -> Result<(), Gap> {
     let first = entries.first_version().map_err(|failure| Gap::Stopped(failure.into()))?;
     if position + 1 < first.unwrap_or(end.sequence + 1) {
         return Err(Gap::Expired("the store no longer holds everything that followed the cursor"));
+    }
+    let written = match position == end.sequence {
+        true => Some(end.written),
+        false => entries.written_at(position).map_err(|failure| Gap::Stopped(failure.into()))?,
+    };
+    if written.is_some_and(|written| written != as_of) {
+        return Err(Gap::Expired("the cursor belongs to another copy of the folder"));
     }
     remembers(end, position)
 }
@@ -123,6 +134,8 @@ struct Updates {
     /// Highest version up to which everything in scope was delivered, or was superseded before its
     /// delivery.
     position: u64,
+    /// Time of the write with that version, in nanoseconds since 1970.
+    as_of: u64,
     /// Version up to which the watch delivers the initial state: only the newest entry of each key.
     /// Beyond it, the watch delivers all held entries. 0 for a watch that resumes at a cursor.
     snapshot: u64,
@@ -136,8 +149,6 @@ struct Updates {
 struct Target {
     /// Version of the last entry of the store when the watch began.
     sequence: u64,
-    /// Time of that entry, in nanoseconds since 1970.
-    written: u64,
     /// The keys that were written again before the watch reached them. `None` until the watch has
     /// reached `sequence`. The marker waits for their newest entries. The initial state would
     /// otherwise lack keys that were live all the time.
@@ -146,11 +157,40 @@ struct Target {
 
 /// A part of the log.
 struct Slice {
-    /// Each visited entry in scope. The entry is `None` if it has expired.
-    items: Vec<(u64, Key, Option<KvEntry>)>,
-    /// The version up to which everything was visited.
+    items: Vec<Visited>,
+    /// The version up to which everything was visited, and the time of its write.
     position: u64,
+    as_of: u64,
     end: SliceEnd,
+}
+
+/// A visited entry in scope.
+struct Visited {
+    version: u64,
+    /// Time of the write, in nanoseconds since 1970.
+    created: u64,
+    key: Key,
+    /// `None` if it has expired.
+    entry: Option<KvEntry>,
+}
+
+impl Visited {
+    /// Visits an older or the newest entry of a key.
+    fn new(entries: &Entries, key: &Key, head: &Head, version: u64) -> Result<Self, Failure> {
+        let entry = match head.version == version {
+            true => entries.live(key, version)?,
+            false => entries.version(key, version)?,
+        };
+        let created = match &entry {
+            Some(entry) => nanos(entry.created),
+            None => entries.written_at(version)?.unwrap_or(head.created),
+        };
+        Ok(Self { version, created, key: key.clone(), entry })
+    }
+
+    fn size(&self) -> usize {
+        self.entry.as_ref().map_or(0, |entry| entry.value.len())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,10 +242,10 @@ impl Updates {
             }
         });
         let slice = read.await?;
-        for (version, key, entry) in slice.items {
-            self.position = version;
+        for Visited { version, created, key, entry } in slice.items {
+            (self.position, self.as_of) = (version, created);
             if let Some(entry) = entry {
-                let cursor = WatchCursor::new(self.state.incarnation, version, entry.created);
+                let cursor = self.cursor();
                 self.ready.push_back((KvUpdate::from(entry), cursor));
             }
             let pending = self.target.as_mut().and_then(|target| target.pending.as_mut());
@@ -213,7 +253,9 @@ impl Updates {
                 self.catch_up();
             }
         }
-        self.position = self.position.max(slice.position);
+        if slice.position > self.position {
+            (self.position, self.as_of) = (slice.position, slice.as_of);
+        }
         match slice.end {
             SliceEnd::Log => self.catch_up(),
             SliceEnd::Target => self.find_pending().await?,
@@ -224,11 +266,14 @@ impl Updates {
 
     /// Adds the caught-up marker, unless it was delivered before.
     fn catch_up(&mut self) {
-        if let Some(target) = self.target.take() {
-            let written = system(target.written);
-            let cursor = WatchCursor::new(self.state.incarnation, self.position, written);
+        if self.target.take().is_some() {
+            let cursor = self.cursor();
             self.ready.push_back((KvUpdate::CaughtUp, cursor));
         }
+    }
+
+    fn cursor(&self) -> WatchCursor {
+        WatchCursor::new(self.state.incarnation, self.position, system(self.as_of))
     }
 
     /// Finds the keys whose newest entry comes after the target.
@@ -260,7 +305,7 @@ impl Updates {
 
 /// Reads of a watch wait for as long as a stopped process blocks them.
 fn forever() -> Call<'static> {
-    Call::new(OPERATION, Deadline::after(Duration::MAX))
+    Call::new(OPERATION, Deadline::after(Duration::MAX)).slice()
 }
 
 /// Returns the entries of one key. Most stores have many others, which are not visited.
@@ -271,17 +316,32 @@ fn of_key(
     position: u64,
     snapshot: u64,
 ) -> Result<Slice, Stop> {
-    let mut items = Vec::new();
+    let (mut items, mut budget) = (Vec::new(), Budget::new(ITEMS));
+    let mut reached = position;
     if let Some(head) = entries.head(key)? {
-        let wanted = |version: &u64| *version > position && *version > snapshot;
-        for version in head.older.iter().copied().filter(wanted) {
-            items.push((version, key.clone(), entries.version(key, version)?));
-        }
-        if head.version > position {
-            items.push((head.version, key.clone(), entries.live(key, head.version)?));
+        let older = head.older.iter().copied().filter(|version| *version > snapshot);
+        for version in older.chain([head.version]).filter(|version| *version > position) {
+            if budget.is_used_up() && !items.is_empty() {
+                return slice(entries, items, reached, SliceEnd::Budget);
+            }
+            let visited = Visited::new(entries, key, &head, version)?;
+            budget.take(visited.size());
+            items.push(visited);
+            reached = version;
         }
     }
-    Ok(Slice { items, position: end.sequence, end: SliceEnd::Log })
+    Ok(Slice { items, position: end.sequence, as_of: end.written, end: SliceEnd::Log })
+}
+
+/// Returns a slice that ends before the end of the log.
+fn slice(
+    entries: &Entries,
+    items: Vec<Visited>,
+    position: u64,
+    end: SliceEnd,
+) -> Result<Slice, Stop> {
+    let as_of = entries.written_at(position)?.unwrap_or_default();
+    Ok(Slice { items, position, as_of, end })
 }
 
 fn of_scope(
@@ -296,28 +356,24 @@ fn of_scope(
     for (walked, at) in entries.log_after(position)?.enumerate() {
         let (version, key) = at?;
         if stop_at.is_some_and(|stop_at| version > stop_at) {
-            return Ok(Slice { items, position: reached, end: SliceEnd::Target });
+            return slice(entries, items, reached, SliceEnd::Target);
         }
         if walked == WALK || budget.is_used_up() {
-            return Ok(Slice { items, position: reached, end: SliceEnd::Budget });
+            return slice(entries, items, reached, SliceEnd::Budget);
         }
         reached = version;
         if !selector.contains(&key) {
             continue;
         }
         let Some(head) = entries.head(&key)? else { continue };
-        let is_newest = head.version == version;
-        if !is_newest && version <= snapshot {
+        if head.version != version && version <= snapshot {
             continue;
         }
-        let entry = match is_newest {
-            true => entries.live(&key, version)?,
-            false => entries.version(&key, version)?,
-        };
-        budget.take(entry.as_ref().map_or(0, |entry| entry.value.len()));
-        items.push((version, key, entry));
+        let visited = Visited::new(entries, &key, &head, version)?;
+        budget.take(visited.size());
+        items.push(visited);
     }
-    Ok(Slice { items, position: end.sequence, end: SliceEnd::Log })
+    Ok(Slice { items, position: end.sequence, as_of: end.written, end: SliceEnd::Log })
 }
 
 /// Returns selected keys that had an entry at the version `start`, and whose newest entry comes
