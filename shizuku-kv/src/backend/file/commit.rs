@@ -24,6 +24,9 @@ const COMMIT_BYTES: usize = 8 * 1024 * 1024;
 /// writers wait for a short time only.
 const UPKEEP: usize = 1000;
 
+/// Maximum time until the next expiry is compared with the clock again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Interval between two tries to acquire the lock of the writers of a shared file.
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
@@ -68,7 +71,9 @@ impl Shared {
                 return false;
             }
             let due = writes.next_due.filter(|_| !self.folder.mode().is_read_only());
-            let wait = due.map(|due| Duration::from_nanos(due.saturating_sub(Self::now())));
+            // Bounded, because the system clock can be set, and runs on while the system sleeps.
+            let until = |due: u64| Duration::from_nanos(due.saturating_sub(Self::now()));
+            let wait = due.map(|due| until(due).min(LOOK_AGAIN));
             let has_upkeep = (writes.collects || !writes.changed.is_empty())
                 && !self.folder.mode().is_read_only();
             // After a failure only a caller tries again at once.

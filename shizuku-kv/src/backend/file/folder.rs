@@ -95,7 +95,8 @@ impl Folder {
             owner::remove_stale(&folder.path);
             let this = Owner::this(folder.options.mode, folder.options.label.as_deref());
             // Only the errors of other processes use it.
-            folder.owner = owner::write(&folder.path, &this, folder.options.mode).ok();
+            let permissions = folder.options.permissions;
+            folder.owner = owner::write(&folder.path, &this, folder.options.mode, permissions).ok();
         }
         Ok((folder, opened))
     }
@@ -189,7 +190,11 @@ fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
             );
             Err(KvError::unavailable("connect", reason).with_source(error))
         }
-        _ => set_permissions(path, bits),
+        _ => {
+            set_permissions(path, bits)?;
+            // Otherwise a loss of power can remove the folder with everything in it.
+            local_file::sync_directory(path).map_err(|error| unavailable(path, &error))
+        }
     }
 }
 

@@ -112,7 +112,12 @@ pub(super) fn is_owner_file(name: &str) -> bool {
 }
 
 /// Writes the owner file of this process. Returns its path.
-pub(super) fn write(folder: &Path, owner: &Owner, mode: Mode) -> io::Result<PathBuf> {
+pub(super) fn write(
+    folder: &Path,
+    owner: &Owner,
+    mode: Mode,
+    permissions: u32,
+) -> io::Result<PathBuf> {
     let name = match mode {
         // Several processes of this mode have the folder open.
         Mode::Shared => format!("{PREFIX}-{}-{:08x}{SUFFIX}", owner.process, fastrand::u32(..)),
@@ -120,6 +125,10 @@ pub(super) fn write(folder: &Path, owner: &Owner, mode: Mode) -> io::Result<Path
     };
     let (path, new) = (folder.join(&name), folder.join(format!("{name}.new")));
     let mut file = fs::File::create(&new)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(permissions))?;
+    #[cfg(not(unix))]
+    let _ = permissions;
     file.write_all(&serde_json::to_vec(owner)?)?;
     fs::rename(&new, &path)?;
     Ok(path)
