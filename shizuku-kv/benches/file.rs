@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, ConcurrencyMode, Database, ReadableDatabase, TableDefinition};
 use shizuku_kv::{Connection, Store, WatchScope, connect};
@@ -181,6 +181,12 @@ async fn size(keys: u64) {
         );
     }
     connection.shutdown().await.unwrap();
+    let len = fs::metadata(&file).unwrap().len();
+    println!(
+        "  closed: file {} MB, {:.2} of the payload",
+        len / 1_000_000,
+        len as f64 / payload as f64
+    );
     let began = Instant::now();
     let connection = connect(&url).await.unwrap();
     let store = connection.store("config").await.unwrap();
@@ -206,8 +212,65 @@ async fn size(keys: u64) {
     connection.shutdown().await.unwrap();
 }
 
+/// Environment variable of the process that writes for [`latency`].
+const WRITER: &str = "SHIZUKU_FILE_BENCH_WRITER";
+
+fn nanos() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_nanos()).unwrap()
+}
+
+/// Writes the time, again and again, and prints the duration of each put.
+async fn write_the_time(url: &str) {
+    let store = connect(url).await.unwrap().store("config").await.unwrap();
+    for _ in 0..500 {
+        let began = Instant::now();
+        store.put("time", nanos().to_string()).await.unwrap();
+        println!("{}", began.elapsed().as_nanos());
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+/// Time from the begin of a put to its arrival at a watch of another process.
+async fn latency(what: &str, writer: &str, reader: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = |options: &str| format!("file:{}/data{options}", folder.path().display());
+    // Creates the store, which a reader cannot do.
+    let connection = connect(&url(writer)).await.unwrap();
+    connection.store("config").await.unwrap().put("time", nanos().to_string()).await.unwrap();
+    connection.shutdown().await.unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(WRITER, url(writer))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let store = connect(&url(reader)).await.unwrap().store("config").await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
+    let mut times = Vec::new();
+    while times.len() < 400 {
+        if let Some(entry) = watch.next().await.unwrap().unwrap().into_entry() {
+            let began: u64 = String::from_utf8(entry.value.to_vec()).unwrap().parse().unwrap();
+            times.push(Duration::from_nanos(nanos().saturating_sub(began)));
+        }
+    }
+    times.remove(0);
+    let output = child.wait_with_output().unwrap();
+    let puts = String::from_utf8(output.stdout).unwrap();
+    let puts = puts.lines().map(|line| Duration::from_nanos(line.parse().unwrap())).collect();
+    times.sort_unstable();
+    println!(
+        "{what}: put to watch of another process p50 {:.1?}, p99 {:.1?}; a put p50 {:.1?}",
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        median(puts)
+    );
+}
+
 #[tokio::main]
 async fn main() {
+    if let Ok(url) = std::env::var(WRITER) {
+        return write_the_time(&url).await;
+    }
     let mut arguments = std::env::args().skip(1);
     let (mut rounds, mut keys) = (2000, 1_000_000);
     while let Some(argument) = arguments.next() {
@@ -220,5 +283,7 @@ async fn main() {
     mode("exclusive", "?exclusive=true", ConcurrencyMode::ExclusiveWriter, rounds).await;
     mode("default", "", ConcurrencyMode::SingleWriter, rounds).await;
     mode("shared", "?shared=true", ConcurrencyMode::MultiWriter, rounds).await;
+    latency("default", "", "?read_only=true").await;
+    latency("shared", "?shared=true", "?shared=true").await;
     size(keys).await;
 }

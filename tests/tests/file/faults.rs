@@ -105,8 +105,9 @@ async fn permissions_are_those_of_the_owner_or_as_set() {
     {
         let path = folder.path().join(name);
         let connection = connect(&format!("{}{options}", url(&path))).await.unwrap();
-        connection.shutdown().await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path.join("owner.json")), file_mode);
+        connection.shutdown().await.unwrap();
         assert_eq!(mode(&path), folder_mode);
         assert_eq!(mode(&path.join("shizuku.redb")), file_mode);
     }

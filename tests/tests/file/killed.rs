@@ -82,7 +82,7 @@ async fn read_to_the_marker(
             return watch.cursor().unwrap();
         };
         let version = entry.version.as_u64().unwrap();
-        ledger.see(version, &entry.key, &String::from_utf8(entry.value.to_vec()).unwrap());
+        ledger.see(version, &entry.key, std::str::from_utf8(&entry.value).unwrap());
         let before = last.insert(entry.key.to_string(), version);
         assert!(before < Some(version), "{} was delivered at {before:?} before", entry.key);
     }

@@ -1,5 +1,12 @@
 //! Stores in a folder: the conformance suite in each mode, and the properties that only they have.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
+
 mod conformance;
 mod copies;
 mod ends;

@@ -192,3 +192,31 @@ async fn lock_is_held_by_one_process_of_a_shared_folder() {
     let last: u64 = first.answer().unwrap().parse().unwrap();
     assert!(last > next);
 }
+
+/// A read transaction that stayed open would keep every page that is overwritten meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_readers_do_not_let_the_file_grow() {
+    let (folder, url) = folder();
+    let store = open(&format!("{url}?exclusive=true")).await;
+    let write_all = async || {
+        for page in 0..20 {
+            let items = (0..250).map(|key| (format!("key.{page}.{key}"), vec![page; 400]));
+            for written in store.put_many(items).await {
+                written.unwrap();
+            }
+        }
+    };
+    write_all().await;
+    write_all().await;
+    let len = || fs::metadata(folder.path().join("data/shizuku.redb")).unwrap().len();
+    let before = len();
+    let (scan, watch) = (store.scan(WatchScope::All), store.watch(WatchScope::All).await.unwrap());
+    scan.next().await.unwrap().unwrap();
+    watch.next().await.unwrap().unwrap();
+    for _ in 0..5 {
+        write_all().await;
+    }
+    assert!(len() <= before + before / 10, "{before} bytes have become {}", len());
+    assert_eq!(scan.try_collect().await.unwrap().len(), 20 * 250 - 1);
+    while next(&watch).await != "caught up" {}
+}

@@ -188,8 +188,6 @@ fn folder(options: &Options) -> KvResult<PathBuf> {
                 )));
             }
             make_folder(path, options.permissions)?;
-            // Otherwise the folder could be lost with the power, and acknowledged writes with it.
-            local_file::sync_directory(path).map_err(|error| unavailable(path, &error))?;
             fs::metadata(path).map_err(|error| unavailable(path, &error))?
         }
         Err(error) => return Err(unavailable(path, &error)),
@@ -215,7 +213,11 @@ pub(super) fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
             );
             Err(KvError::unavailable("connect", reason).with_source(error))
         }
-        _ => set_permissions(path, bits),
+        _ => {
+            set_permissions(path, bits)?;
+            // Otherwise a loss of power can remove the folder with everything in it.
+            local_file::sync_directory(path).map_err(|error| unavailable(path, &error))
+        }
     }
 }
 
