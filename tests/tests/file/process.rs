@@ -89,9 +89,14 @@ impl Process {
 
     /// Removes the limit on the size of files.
     pub(crate) fn raise_limit(&self) {
-        let id = self.id().to_string();
-        let raised = Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited"]).status();
-        assert!(raised.unwrap().success());
+        self.limit("unlimited");
+    }
+
+    /// Sets the limit on the size of files, in bytes, so that every write beyond it fails.
+    pub(crate) fn limit(&self, bytes: &str) {
+        let (id, limit) = (self.id().to_string(), format!("--fsize={bytes}"));
+        let limited = Command::new("prlimit").args(["--pid", &id, &limit]).status();
+        assert!(limited.unwrap().success());
     }
 
     pub(crate) fn kill(&mut self) {
