@@ -11,6 +11,7 @@ use ::redb::{
 };
 
 use super::failure::Failure;
+use super::network;
 use super::options::{Mode, Options};
 use super::owner::{self, Owner};
 use super::tables::{ABOUT, FORMAT, TABLES, THIS_FORMAT};
@@ -459,7 +460,7 @@ fn already_open(path: &Path, options: &Options) -> KvError {
 
 /// Rejects file systems of a network, on which locks do not work between hosts as redb needs them.
 fn reject_network(path: &Path, shown: &Path) -> KvResult<()> {
-    match network(path) {
+    match network::kind(path) {
         Some(kind) => Err(KvError::unsupported(
             "connect",
             format!(
@@ -469,27 +470,6 @@ fn reject_network(path: &Path, shown: &Path) -> KvResult<()> {
         )),
         None => Ok(()),
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn network(path: &Path) -> Option<&'static str> {
-    let found = rustix::fs::statfs(path).ok()?;
-    // The numbers are those of linux/magic.h and of the file systems' own headers.
-    match u32::try_from(found.f_type).ok()? {
-        0x6969 => Some("NFS"),
-        0x517B | 0xFE53_4D42 | 0xFF53_4D42 => Some("SMB"),
-        0x5346_414F => Some("AFS"),
-        0x0102_1997 => Some("9P"),
-        0x00C3_6400 => Some("Ceph"),
-        0x0BD0_0BD0 => Some("Lustre"),
-        0x6573_5546 => Some("FUSE"),
-        _ => None,
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn network(_: &Path) -> Option<&'static str> {
-    None
 }
 
 fn invalid(reason: &str) -> KvError {

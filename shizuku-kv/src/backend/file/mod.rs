@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `options.rs` | the options of a URL |
 //! | `folder.rs` | the folder: checked, created, opened, and recognized later |
+//! | `network.rs` | file systems that cannot be shared |
 //! | `owner.rs` | owner files: the processes that have a folder open, for errors |
 //! | `engine.rs` | the database from the view of its callers |
 //! | `shared.rs` | the threads that read, and that notice commits of other processes |
@@ -27,6 +28,7 @@ mod engine;
 mod failure;
 mod folder;
 mod job;
+mod network;
 mod options;
 mod owner;
 mod record;
