@@ -7,6 +7,7 @@
     reason = "a test reports by panicking"
 )]
 
+mod atomic;
 mod conformance;
 mod copies;
 mod ends;

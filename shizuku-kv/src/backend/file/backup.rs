@@ -4,15 +4,12 @@ use std::path::Path;
 
 use ::redb::{Durability, ReadTransaction, ReadableTable, TableHandle};
 
-use super::draft::Draft;
+use super::draft::{BACKUP, Draft};
 use super::failure::Failure;
 use super::folder::Opened;
 use super::tables::{STORES, StoreRow, TABLES};
 use crate::backend::embedded::incarnation;
 use crate::store::{KvError, KvResult};
-
-/// Name of the operation in errors.
-pub(super) const OPERATION: &str = "backup";
 
 /// Number of bytes that one commit of the copy has, so that its memory is bounded.
 const PIECE: usize = 16 * 1024 * 1024;
@@ -39,14 +36,14 @@ pub(super) fn copy(
     let copied = source.begin_read().map_err(Fault::Source);
     match copied.and_then(|snapshot| copy_tables(&snapshot, &draft, is_ended)) {
         Ok(()) => Ok(draft),
-        Err(Fault::Source(failure)) => Err(failure.to_error(OPERATION, path, None)),
-        Err(Fault::Target(failure)) => Err(failure.to_error(OPERATION, target, None)),
+        Err(Fault::Source(failure)) => Err(failure.to_error(BACKUP, path, None)),
+        Err(Fault::Target(failure)) => Err(failure.to_error(BACKUP, target, None)),
         Err(Fault::Ended) => {
             let reason = format!(
                 "the copy of {} has ended with its connection, or with a write that failed; repeat the call",
                 path.display()
             );
-            Err(KvError::unavailable(OPERATION, reason))
+            Err(KvError::unavailable(BACKUP, reason))
         }
     }
 }

@@ -76,7 +76,7 @@ impl Shared {
             writes.jobs = left;
             (withdrawn, !writes.jobs.is_empty())
         };
-        // Dropped without the lock. A job may hold the last handle on the database, which closes it.
+        // Dropped without the lock. A job may hold the last handle on the database.
         drop(withdrawn);
         has_jobs
     }

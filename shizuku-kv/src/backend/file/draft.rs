@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use ::redb::backends::FileBackend;
 use ::redb::{Builder, Database, DatabaseError, WriteTransaction};
 
-use super::backup::OPERATION as BACKUP;
 use super::failure::Failure;
-use super::folder::{CACHE, FILE, PERMISSIONS, foreign_file, make_folder};
+use super::place::{CACHE, FILE, PERMISSIONS, foreign_file, make_folder};
 use crate::local_file;
 use crate::store::{KvError, KvResult};
+
+/// Name of the operation in errors of a copy.
+pub(super) const BACKUP: &str = "backup";
 
 /// Last part of the names of drafts.
 const SUFFIX: &str = ".new";

@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::backup;
+use super::draft::BACKUP;
 use super::failure::Failure;
 use super::folder::Folder;
 use super::job::{NewJob, Outcome, Wait};
 use super::notice::Changes;
-use super::reads::ReadJob;
+use super::queue::ReadJob;
 use super::shared::{Shared, State, no_thread};
 use super::tables::StoreId;
 use super::transaction::Transaction;
@@ -237,8 +238,8 @@ impl Engine {
         }
     }
 
-    /// Returns the error of a call that has not happened by its deadline. It names a stopped process
-    /// that may hold a lock of the file.
+    /// Returns the error of a call that has not happened by its deadline. It names a stopped
+    /// process that may hold a lock of the file.
     async fn late(&self, call: Call<'_>) -> KvError {
         let folder = self.0.folder.clone();
         let look = tokio::task::spawn_blocking(move || folder.in_the_way());
@@ -265,14 +266,14 @@ impl Engine {
 
     /// Copies the database to a new folder, on a thread of its own.
     pub(super) async fn backup(&self, target: PathBuf) -> KvResult<()> {
-        self.check_open(backup::OPERATION)?;
+        self.check_open(BACKUP)?;
         let (answer, copied) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let spawned = thread::Builder::new().name("shizuku-kv-copy".to_owned()).spawn(move || {
             let _ = answer.send(copy(&shared, &target));
         });
-        spawned.map_err(|error| no_thread(backup::OPERATION, error))?;
-        copied.await.unwrap_or_else(|_| Err(self.lost(backup::OPERATION)))
+        spawned.map_err(|error| no_thread(BACKUP, error))?;
+        copied.await.unwrap_or_else(|_| Err(self.lost(BACKUP)))
     }
 
     /// Checks that the database is still the file at its path, and answers.
@@ -291,8 +292,7 @@ impl Engine {
 /// database cannot be closed before.
 fn copy(shared: &Shared, target: &Path) -> KvResult<()> {
     let draft = {
-        let failed =
-            |failure: Failure| failure.to_error(backup::OPERATION, shared.folder.file(), None);
+        let failed = |failure: Failure| failure.to_error(BACKUP, shared.folder.file(), None);
         shared.reopen().map_err(failed)?;
         let database = shared.database();
         match &*database {
@@ -304,7 +304,7 @@ fn copy(shared: &Shared, target: &Path) -> KvResult<()> {
                     "a write has failed; repeat the call".to_owned(),
                 )));
             }
-            State::Closed => return Err(KvError::closed(backup::OPERATION)),
+            State::Closed => return Err(KvError::closed(BACKUP)),
         }
     };
     draft.publish_copy()

@@ -14,20 +14,13 @@ use ::redb::{
 
 use super::draft::{Draft, remove_drafts};
 use super::failure::Failure;
+use super::network;
 use super::options::{Mode, Options};
 use super::owner::{self, Owner};
+use super::place::{CACHE, FILE, foreign_file, make_folder, unavailable};
 use super::tables::{ABOUT, FORMAT, TABLES, THIS_FORMAT};
 use crate::local_file::{self, FileId, NotRegular};
 use crate::store::{KvError, KvResult};
-
-/// Name of the database file in its folder.
-pub(super) const FILE: &str = "shizuku.redb";
-
-/// Size of the cache of a database, in bytes.
-pub(super) const CACHE: usize = 64 * 1024 * 1024;
-
-/// Permissions of files without an option.
-pub(super) const PERMISSIONS: u32 = 0o600;
 
 /// Interval between two tries to open a database for reading while another process repairs it.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
@@ -198,41 +191,6 @@ fn folder(options: &Options) -> KvResult<PathBuf> {
     path.canonicalize().map_err(|error| unavailable(path, &error))
 }
 
-pub(super) fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
-    let mut builder = fs::DirBuilder::new();
-    // Everyone with the right to read the file may also search its folder.
-    let bits = permissions | ((permissions & 0o444) >> 2);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, bits);
-    match builder.create(path) {
-        // Another process may have created it.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            let reason = format!(
-                "the folder {} cannot be created: {error}; create its parent, or name another folder",
-                path.display()
-            );
-            Err(KvError::unavailable("connect", reason).with_source(error))
-        }
-        _ => {
-            set_permissions(path, bits)?;
-            // Otherwise a loss of power can remove the folder with everything in it.
-            local_file::sync_directory(path).map_err(|error| unavailable(path, &error))
-        }
-    }
-}
-
-/// Sets permissions that the file mode creation mask has removed.
-fn set_permissions(path: &Path, bits: u32) -> KvResult<()> {
-    #[cfg(unix)]
-    {
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(bits);
-        fs::set_permissions(path, permissions).map_err(|error| unavailable(path, &error))?;
-    }
-    #[cfg(not(unix))]
-    let _ = (path, bits);
-    Ok(())
-}
-
 /// Creates the database of a folder that has none.
 fn make(path: &Path, file: &Path, options: &Options) -> KvResult<()> {
     let shown = options.folder.display();
@@ -256,15 +214,6 @@ fn make(path: &Path, file: &Path, options: &Options) -> KvResult<()> {
         draft.publish().map(drop)
     });
     made.map_err(|failure| failure.to_error("connect", file, None))
-}
-
-/// Returns the name of a file in a folder that is not of this library.
-pub(super) fn foreign_file(path: &Path) -> KvResult<Option<String>> {
-    let entries = fs::read_dir(path).map_err(|error| unavailable(path, &error))?;
-    let names = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Ok(names.into_iter().find(|name| !owner::is_owner_file(name) && !name.starts_with(FILE)))
 }
 
 fn open_database(
@@ -430,7 +379,7 @@ fn already_open(path: &Path, options: &Options) -> KvError {
 
 /// Rejects file systems of a network, on which locks do not work between hosts as redb needs them.
 fn reject_network(path: &Path, shown: &Path) -> KvResult<()> {
-    match network(path) {
+    match network::kind(path) {
         Some(kind) => Err(KvError::unsupported(
             "connect",
             format!(
@@ -442,33 +391,6 @@ fn reject_network(path: &Path, shown: &Path) -> KvResult<()> {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn network(path: &Path) -> Option<&'static str> {
-    let found = rustix::fs::statfs(path).ok()?;
-    // The numbers are those of linux/magic.h and of the file systems' own headers.
-    match u32::try_from(found.f_type).ok()? {
-        0x6969 => Some("NFS"),
-        0x517B | 0xFE53_4D42 | 0xFF53_4D42 => Some("SMB"),
-        0x5346_414F => Some("AFS"),
-        0x0102_1997 => Some("9P"),
-        0x00C3_6400 => Some("Ceph"),
-        0x0BD0_0BD0 => Some("Lustre"),
-        0x6573_5546 => Some("FUSE"),
-        _ => None,
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn network(_: &Path) -> Option<&'static str> {
-    None
-}
-
 fn invalid(reason: &str) -> KvError {
     KvError::InvalidUrl { reason: reason.to_owned() }
-}
-
-fn unavailable(path: &Path, error: &io::Error) -> KvError {
-    let reason = format!("{}: {error}; check the path and its permissions", path.display());
-    KvError::unavailable("connect", reason)
-        .with_source(io::Error::new(error.kind(), error.to_string()))
 }

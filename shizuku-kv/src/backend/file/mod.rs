@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `options.rs` | the options of a URL |
 //! | `folder.rs` | the folder: checked, created, opened, and recognized later |
+//! | `place.rs` | names and permissions of its files |
 //! | `draft.rs` | a new database, which gets its name when it is whole |
 //! | `opening.rs` | opening, one at a time for each path |
+//! | `network.rs` | file systems that cannot be shared |
 //! | `owner.rs` | owner files: the processes that have a folder open, for errors |
 //! | `engine.rs` | the database from the view of its callers |
 //! | `shared.rs` | the state that the threads share, and their beginning and end |
-//! | `reads.rs` | the threads that read |
-//! | `notice.rs` | which watches have something to read, also after commits of other processes |
+//! | `reads.rs`, `queue.rs` | the threads that read, and the reads that wait |
+//! | `notice.rs`, `hub.rs` | watches that wait, and commits of other processes |
 //! | `commit.rs` | the writer thread: group commits, withdrawn jobs, failed commits |
 //! | `job.rs` | work for the writer thread, which can be withdrawn |
 //! | `wake.rs` | events of the database file |
@@ -31,11 +33,15 @@ mod draft;
 mod engine;
 mod failure;
 mod folder;
+mod hub;
 mod job;
+mod network;
 mod notice;
 mod opening;
 mod options;
 mod owner;
+mod place;
+mod queue;
 mod reads;
 mod record;
 mod scan;
@@ -155,8 +161,8 @@ impl FileConnection {
     }
 
     /// Copies all stores to a new folder while they are used, as they are at one moment. Opening
-    /// the folder restores them. The stores of the copy are other stores: cursors of the original are
-    /// [expired](KvError::CursorExpired) there, so that a follower begins anew.
+    /// the folder restores them. The stores of the copy are other stores: cursors of the original
+    /// are [expired](KvError::CursorExpired) there, so that a follower begins anew.
     ///
     /// The copy is complete and on disk when this returns. The database keeps pages that are
     /// overwritten meanwhile, so that it can grow by what is written during the copy. There is no

@@ -32,7 +32,7 @@ pub(super) struct Owner {
     /// it distinguishes the process from a later one.
     started: Option<u64>,
     /// Start of the machine and the space of process numbers, as Linux identifies them. Process
-    /// numbers are comparable only if both are equal, which two containers of one host name are not.
+    /// numbers are comparable only if both are equal. Two containers can have the same host name.
     #[serde(default)]
     boot: Option<String>,
     #[serde(default)]

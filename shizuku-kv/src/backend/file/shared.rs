@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use super::failure::Failure;
 use super::folder::{Folder, Opened};
+use super::hub::Hub;
 use super::job::Job;
-use super::notice::Hub;
-use super::reads::{READERS, Reads};
+use super::queue::{READERS, Reads};
 use super::record::nanos;
 use super::tables::StoreId;
 use super::wake::Wake;

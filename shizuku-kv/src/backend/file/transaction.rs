@@ -167,7 +167,7 @@ impl<'t> Transaction<'t> {
         Ok(())
     }
 
-    /// Writes the settings of a [loaded](Self::store) store, which are applied to its entries later.
+    /// Writes the settings of a [loaded](Self::store) store. They are applied to its entries later.
     pub(super) fn change_limits(&mut self, id: StoreId, row: StoreRow) -> Result<(), Failure> {
         self.change();
         self.stores.insert(id.bytes().as_slice(), row.to_bytes()?.as_slice())?;
