@@ -64,7 +64,12 @@ impl Draft {
                 draft.owns_folder = owns_folder;
                 Ok(draft)
             }
-            Err(failure) => Err(failure.to_error(BACKUP, path, None)),
+            Err(failure) => {
+                if owns_folder {
+                    let _ = fs::remove_dir(path);
+                }
+                Err(failure.to_error(BACKUP, path, None))
+            }
         }
     }
 

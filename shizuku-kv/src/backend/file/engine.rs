@@ -267,10 +267,15 @@ impl Engine {
     /// Copies the database to a new folder, on a thread of its own.
     pub(super) async fn backup(&self, target: PathBuf) -> KvResult<()> {
         self.check_open(BACKUP)?;
+        let Ok(turn) = Arc::clone(&self.0.copies).acquire_owned().await else {
+            return Err(KvError::closed(BACKUP));
+        };
         let (answer, copied) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let spawned = thread::Builder::new().name("shizuku-kv-copy".to_owned()).spawn(move || {
-            let _ = answer.send(copy(&shared, &target));
+            let result = copy(&shared, &target);
+            drop(turn);
+            let _ = answer.send(result);
         });
         spawned.map_err(|error| no_thread(BACKUP, error))?;
         copied.await.unwrap_or_else(|_| Err(self.lost(BACKUP)))

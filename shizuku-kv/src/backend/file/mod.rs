@@ -145,8 +145,8 @@ impl FileConnection {
     /// or the folder cannot be used. Returns [`KvError::Unauthorized`] if this process may not
     /// write to the database. Returns [`KvError::Unsupported`] for `shared=true` on a network file
     /// system. Returns [`KvError::Backend`] if the database is damaged or has an unknown format.
-    /// Returns [`KvError::Timeout`] if opening takes longer than 5 s. All errors of the folder name
-    /// its path.
+    /// Returns [`KvError::Timeout`] if opening takes longer than 5 s, or [`KvError::Unavailable`]
+    /// with the process in the way if one is found. All errors of the folder name its path.
     pub async fn open(url: &str) -> KvResult<Self> {
         in_runtime("connect")?;
         let Some(rest) = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("file:")) else {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLoc
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::failure::Failure;
 use super::folder::{Folder, Opened};
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     database: RwLock<State>,
     /// Number of threads that wait for the database without any transaction.
     waits_for_copies: AtomicUsize,
+    /// The only permit belongs to the thread that copies, because redb can block each of them.
+    pub(super) copies: Arc<Semaphore>,
     pub(super) writes: Mutex<Writes>,
     pub(super) wakes_writer: Condvar,
     pub(super) reads: Mutex<Reads>,
@@ -90,6 +92,7 @@ impl Shared {
             folder,
             database: RwLock::new(State::Open(database)),
             waits_for_copies: AtomicUsize::new(0),
+            copies: Arc::new(Semaphore::new(1)),
             writes: Mutex::new(writes),
             wakes_writer: Condvar::new(),
             reads: Mutex::default(),

@@ -14,8 +14,8 @@ use super::transaction::{Held, Transaction};
 use crate::backend::embedded::Limits;
 use crate::store::{FencingToken, Key, KvOperation};
 
-/// Maximum time of one piece of upkeep, and maximum number and size of the entries that it reads, so
-/// that the writes of the same commit wait for a short time only.
+/// Maximum time of one piece of upkeep, and maximum number and size in bytes of the entries that it
+/// reads, so that the writes of the same commit wait for a short time only.
 const TIME: Duration = Duration::from_millis(5);
 const ITEMS: usize = 1000;
 const BYTES: usize = 4 * 1024 * 1024;
