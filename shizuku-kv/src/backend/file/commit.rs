@@ -158,6 +158,7 @@ impl Shared {
     /// Makes one commit.
     fn commit(&self, last: Committed) -> Committed {
         let mark = fastrand::u64(..);
+        let mut has_retried = false;
         let (database, mut transaction) = loop {
             if let Err(failure) = self.reopen() {
                 self.fail_all(&failure);
@@ -179,6 +180,10 @@ impl Shared {
                     drop(database);
                     let failure = Failure::from(error);
                     self.interrupt();
+                    // A read may have failed before, after which redb does nothing more.
+                    if failure.is_io() && !std::mem::replace(&mut has_retried, true) {
+                        continue;
+                    }
                     self.fail_all(&failure);
                     return Committed::Failed;
                 }
