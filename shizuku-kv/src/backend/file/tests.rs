@@ -105,7 +105,10 @@ fn open(disk: Disk) -> Database {
 }
 
 fn commit<T>(database: &Database, now: u64, work: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
-    let transaction = database.begin_write().unwrap();
+    let mut transaction = database.begin_write().unwrap();
+    // As commits of the writer thread are, to a small or a large file.
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(now.is_multiple_of(3));
     let mut tables = Transaction::begin(&transaction, now).unwrap();
     let done = work(&mut tables);
     tables.finish(now).unwrap();
