@@ -1,7 +1,9 @@
 //! A service's configuration, written from a file into a store, and possible events there.
 //!
-//! In memory: `cargo run --example quickstart`. On NATS, with a server that has JetStream:
-//! `SHIZUKU_KV_URL=nats://127.0.0.1:4222 cargo run --example quickstart`.
+//! In a folder of this machine: `cargo run --example quickstart`. A second run finds the number
+//! that the first one has stored. In memory: `SHIZUKU_KV_URL=memory: cargo run --example
+//! quickstart`. On NATS, with a server that has JetStream: `SHIZUKU_KV_URL=nats://127.0.0.1:4222`
+//! instead.
 
 use std::error::Error;
 use std::{env, fmt, fs, process};
@@ -41,8 +43,11 @@ struct User {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = env::var(URL_VARIABLE).unwrap_or_else(|_| "memory:".to_owned());
+    let url = env::var(URL_VARIABLE).unwrap_or_else(|_| {
+        format!("file:{}", env::temp_dir().join("shizuku-kv-quickstart").display())
+    });
     let connection = connect(&url).await?;
+    count_runs(&connection.store("quickstart-runs").await?).await?;
     // A unique name, so that concurrent runs do not interfere.
     let name = format!("quickstart-{}", process::id());
     let store = connection.store(&name).await?;
@@ -58,6 +63,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     told?;
     deleted?;
     say("close", "the store is deleted");
+    Ok(())
+}
+
+/// A number that outlives this process, unless the store is in memory.
+#[derive(Serialize, Deserialize, StaticKeyIndexedValue)]
+#[kv(key = "quickstart.runs", codec = json)]
+struct Runs {
+    number: u64,
+}
+
+async fn count_runs(store: &Store) -> Result<(), Box<dyn Error>> {
+    let count = |runs: Option<Runs>| Runs { number: runs.map_or(0, |runs| runs.number) + 1 };
+    let runs = Runs::modify_value(store, |runs| Some(count(runs))).await?;
+    let number = runs.map_or(0, |runs| runs.number);
+    say("count", format_args!("run {number} of this example on this store"));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// | URL | backend |
 /// |---|---|
 /// | `memory:` | in this process; every call creates a world of its own (feature `memory`) |
+/// | `file:PATH[?OPTIONS]` | in a folder of this machine (feature `file`); for options see `FileConnection` |
 /// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
 ///
 /// # Errors
@@ -52,6 +53,8 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
             reason: "nothing may follow \"memory:\": every connection is a world of its own"
                 .to_owned(),
         }),
+        #[cfg(feature = "file")]
+        "file" => Ok(Arc::new(crate::FileConnection::open(&format!("file:{rest}")).await?)),
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
             let config = crate::NatsConnectionConfig::from_url(&format!("{known_as}:{rest}"))?;
@@ -59,6 +62,8 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
         }
         #[cfg(not(feature = "memory"))]
         "memory" => Err(not_in_this_build("memory")),
+        #[cfg(not(feature = "file"))]
+        "file" => Err(not_in_this_build("file")),
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(not_in_this_build("nats")),
         // A scheme is shown only if it has the position and the form of one. A URL without a scheme
@@ -127,7 +132,7 @@ pub async fn connect_from_env() -> Result<Arc<dyn Connection>, KvError> {
 fn not_set(fault: &str) -> KvError {
     KvError::InvalidUrl {
         reason: format!(
-            "the environment variable {URL_VARIABLE} {fault}; set it to memory: or nats://HOST:PORT"
+            "the environment variable {URL_VARIABLE} {fault}; set it to memory:, file:PATH or nats://HOST:PORT"
         ),
     }
 }
@@ -139,7 +144,7 @@ fn looks_like_a_scheme(scheme: &str) -> bool {
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-#[cfg(not(all(feature = "memory", feature = "nats")))]
+#[cfg(not(all(feature = "memory", feature = "file", feature = "nats")))]
 fn not_in_this_build(feature: &str) -> KvError {
     KvError::Unsupported {
         operation: "connect",
@@ -154,6 +159,9 @@ fn known() -> String {
     let mut known = Vec::new();
     if cfg!(feature = "memory") {
         known.push("memory:");
+    }
+    if cfg!(feature = "file") {
+        known.push("file:");
     }
     if cfg!(feature = "nats") {
         known.extend(["nats://", "tls://"]);

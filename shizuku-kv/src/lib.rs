@@ -24,6 +24,8 @@ pub mod rw_lock;
 mod table;
 mod watch;
 
+#[cfg(feature = "file")]
+pub use backend::file::FileConnection;
 #[cfg(feature = "memory")]
 pub use backend::memory::MemoryConnection;
 #[cfg(feature = "nats")]

@@ -91,6 +91,7 @@ impl<T: Keyed> Table<T> {
 }
 
 impl<T: Keyed + Clone> Table<T> {
+    #[cfg(any(test, feature = "memory"))]
     pub(crate) fn get_mut(&mut self, key: &[u8]) -> Option<&mut T> {
         let hash = self.hasher.hash_one(key);
         let index = self.index(hash);

@@ -1,5 +1,9 @@
 //! The backends, one folder each, each behind a feature.
 
+#[cfg(any(feature = "memory", feature = "file"))]
+mod embedded;
+#[cfg(feature = "file")]
+pub(crate) mod file;
 #[cfg(feature = "memory")]
 pub(crate) mod memory;
 #[cfg(feature = "nats")]
@@ -19,7 +23,7 @@ pub(crate) fn around(url: &str) -> Option<&'static str> {
         Some("it stands in quotes; remove them")
     } else if let Some((name, value)) = url.split_once('=')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ' '))
-        && ["memory:", "nats://", "tls://"].iter().any(|known| {
+        && ["memory:", "file:", "nats://", "tls://"].iter().any(|known| {
             value
                 .trim_start_matches(is_quote)
                 .get(..known.len())

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
-#[cfg(any(test, feature = "nats"))]
+#[cfg(any(test, feature = "nats", feature = "file"))]
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
@@ -35,7 +35,7 @@ pub(crate) async fn sleep_until(at: Instant) {
 }
 
 /// Waits for a duration.
-#[cfg(any(test, feature = "nats"))]
+#[cfg(any(test, feature = "nats", feature = "file"))]
 pub(crate) async fn sleep(span: Duration) {
     let now = Instant::now();
     sleep_until(now.checked_add(span).unwrap_or(now)).await;

@@ -13,15 +13,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use self::clock::Clock;
-use self::limits::Limits;
-use crate::store::{
-    FencingToken, Key, KvEntry, KvOperation, VersionToken, Write, WriteCondition, WriteOperation,
-};
+use crate::backend::embedded::{Limits, Newest, Rejection, admit};
+use crate::store::{FencingToken, Key, KvEntry, KvOperation, VersionToken, Write, WriteOperation};
 use crate::table::{Keyed, Table};
 
 mod clock;
 pub(super) mod follow;
-pub(super) mod limits;
 mod upkeep;
 
 #[cfg(test)]
@@ -33,21 +30,6 @@ pub(super) const EXPIRY: usize = if cfg!(test) { 8 } else { 64 };
 
 /// Size of a value, in bytes, whose release takes as long as the change of an entry.
 const FREED: usize = 16 * 1024;
-
-/// The reason why a write did not take effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejection {
-    /// The newest entry was written with a newer token than that of the write.
-    Fenced { token: FencingToken, newest: FencingToken },
-    /// The key had to be absent, and has a value of this version.
-    Exists(VersionToken),
-    /// The newest entry has another version, or no entry exists.
-    Mismatch(Option<VersionToken>),
-    /// The log would exceed this number of bytes.
-    Full(u64),
-    /// The value has a time to live, and its token would expire with it.
-    Expires,
-}
 
 /// An entry of the log.
 #[derive(Clone)]
@@ -211,25 +193,7 @@ impl Log {
         self.expire(now);
         let held = self.versions(key);
         let newest = held.map(|versions| &versions.newest.entry);
-        if let Some(token) = fence
-            && let Some(newest) = token.rejected_by(newest.and_then(|entry| entry.fence))
-        {
-            return Err(Rejection::Fenced { token, newest });
-        }
-        match (condition, newest) {
-            (WriteCondition::Any, _) | (WriteCondition::Absent, None) => {}
-            (WriteCondition::Absent, Some(entry)) => {
-                if !entry.is_tombstone() {
-                    return Err(Rejection::Exists(entry.version));
-                }
-            }
-            (WriteCondition::Exactly(expected), entry) => {
-                let found = entry.map(|entry| entry.version);
-                if found != Some(expected) {
-                    return Err(Rejection::Mismatch(found));
-                }
-            }
-        }
+        admit(fence, condition, newest.map(attributes))?;
         if let (WriteOperation::Put(value), Some(limit)) = (&operation, self.limits.max_bytes) {
             // A write drops at most one entry, because the history was within its limit before.
             let dropped = held
@@ -358,4 +322,9 @@ impl Log {
 /// Returns the number of bytes of an entry that count towards the limit of the store.
 fn size(key: &str, value: &Bytes) -> u64 {
     (key.len() as u64).saturating_add(value.len() as u64)
+}
+
+/// Returns the attributes with which a write is compared.
+fn attributes(entry: &KvEntry) -> Newest {
+    Newest { version: entry.version, is_tombstone: entry.is_tombstone(), fence: entry.fence }
 }

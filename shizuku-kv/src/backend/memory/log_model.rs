@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::log::Log;
 use super::log::follow::Next;
-use super::log::limits::{Limits, MARKER_TTL};
-use super::log::{Log, Rejection};
+use crate::backend::embedded::{Limits, MARKER_TTL, Rejection};
 use crate::store::{
     FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope, Write, WriteCondition,
     WriteOperation,

@@ -34,7 +34,6 @@ mod log;
 #[cfg(test)]
 mod log_model;
 mod scan;
-mod selector;
 mod shared;
 mod store;
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use super::selector::{Range, Selector};
 use super::shared::{Call, StoreState};
 use super::turns::poll_share;
+use crate::backend::embedded::{Range, Selector};
 use crate::backend::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 

@@ -1,12 +1,10 @@
 //! The shared state of a store: the lock, the end of the store, and the notification of its
 //! watches.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -15,14 +13,9 @@ use tokio::time::Instant;
 use super::lock::Lock;
 use super::log::Log;
 use super::log::follow::WALK;
-use super::log::limits::Limits;
 use super::turns::{share, yield_once};
-use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StorageType, StoreConfig};
-
-/// Default maximum size of a value: the default limit of a NATS server. A program therefore does
-/// not notice the limit only in production. On NATS, 160 bytes of each message are reserved for
-/// headers.
-const MAX_VALUE_SIZE: usize = 1024 * 1024 - 160;
+use crate::backend::embedded::{Limits, MAX_VALUE_SIZE, defaults, incarnation};
+use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StoreConfig};
 
 /// A store, shared by its connection, its handles and its watches.
 pub(super) struct StoreState {
@@ -279,29 +272,4 @@ impl StoreState {
         self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
         self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
     }
-}
-
-/// Returns the settings of a store for which none were set.
-fn defaults() -> StoreConfig {
-    StoreConfig::new()
-        .description("")
-        .history(1)
-        .max_value_size(None)
-        .max_bytes(None)
-        .max_age(None)
-        .key_ttl(false)
-        .storage(StorageType::default())
-        .replicas(1)
-}
-
-/// Returns bytes that no other store has, of this process or of any other.
-///
-/// The hasher of the standard library is keyed by the operating system's randomness. The count
-/// makes the bytes of one process different however that key is made.
-fn incarnation() -> [u8; 16] {
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    let made = MADE.fetch_add(1, Ordering::Relaxed);
-    let random = RandomState::new();
-    let (high, low) = (random.hash_one((made, 0_u8)), random.hash_one((made, 1_u8)));
-    ((u128::from(high) << 64) | u128::from(low)).to_be_bytes()
 }

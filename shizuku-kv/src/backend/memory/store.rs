@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 use futures_core::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 
-use super::log::Rejection;
 use super::scan::{PAGE, scan};
-use super::shared::{Call, Contents, StoreState};
+use super::shared::{Call, StoreState};
 use super::watch::watch;
+use crate::backend::embedded::{TTL_GRANULARITY, check_fences, check_settings};
 use crate::store::{
-    Atomicity, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced,
-    KvReader, KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken,
-    Watch, WatchCursor, WatchScope, Write, WriteCondition, check_ttl, ttl_fault,
+    Atomicity, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvFenced, KvReader,
+    KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch,
+    WatchCursor, WatchScope, Write, WriteCondition,
 };
 
 pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
@@ -35,9 +35,6 @@ pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     shared: false,
 };
 
-/// Minimum time to live, as on NATS, so that a program that works here works there too.
-const TTL_GRANULARITY: Duration = Duration::from_secs(1);
-
 /// A handle on a store.
 ///
 /// Its operations wait only for their turn, and for the application of due expiries.
@@ -55,90 +52,14 @@ impl MemoryStore {
         let (operation, condition) = (write.name(), write.condition);
         let call = Call::new(operation).of(key).by(deadline);
         let written = self.shared.with(call, |contents| {
-            // A missing lock record may have been lost together with a lock that is held.
-            let is_of_locks = condition == WriteCondition::Absent && key.is_of_locks();
-            if write.fence.is_some() || is_of_locks {
-                self.check_fences(operation, contents)?;
-            }
-            if let Some(ttl) = write.ttl {
-                self.check_ttl(operation, ttl, contents)?;
-            }
+            check_settings(&self.shared.name, &contents.config, key, &write)?;
             let now = contents.now();
             let written = contents.log.write(key, write, now);
-            written.map_err(|rejection| self.rejected(operation, key, condition, rejection))
+            written.map_err(|rejection| {
+                rejection.into_error(&self.shared.name, operation, key, condition)
+            })
         });
         written.await
-    }
-
-    fn check_ttl(
-        &self,
-        operation: &'static str,
-        ttl: Duration,
-        contents: &Contents,
-    ) -> KvResult<()> {
-        if contents.config.key_ttl != Some(true) {
-            let reason =
-                format!("store {:?} {}", self.shared.name, ttl_fault(contents.config.history));
-            return Err(KvError::unsupported(operation, reason));
-        }
-        if ttl < TTL_GRANULARITY {
-            let reason = format!(
-                "{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}; use that or longer"
-            );
-            return Err(KvError::invalid_config("time to live", reason));
-        }
-        check_ttl(ttl, contents.config.max_age.flatten())
-    }
-
-    /// Tokens and locks are lost if values age.
-    fn check_fences(&self, operation: &'static str, contents: &Contents) -> KvResult<()> {
-        if contents.config.max_age.flatten().is_none() {
-            return Ok(());
-        }
-        Err(KvError::Unsupported {
-            operation,
-            reason: format!(
-                "entries of store {:?} can now expire: fencing tokens and locks would be lost; use a store without max_age",
-                self.shared.name
-            ),
-        })
-    }
-
-    fn rejected(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        condition: WriteCondition,
-        rejection: Rejection,
-    ) -> KvError {
-        match rejection {
-            Rejection::Fenced { token, newest } => {
-                KvError::Fenced { key: key.clone(), token, newest }
-            }
-            Rejection::Exists(found) => {
-                KvError::AlreadyExists { key: key.clone(), found: Some(found) }
-            }
-            Rejection::Mismatch(found) => match condition {
-                WriteCondition::Exactly(expected) => {
-                    KvError::RevisionMismatch { key: key.clone(), expected, found }
-                }
-                WriteCondition::Any | WriteCondition::Absent => {
-                    KvError::AlreadyExists { key: key.clone(), found }
-                }
-            },
-            Rejection::Full(limit) => KvError::StoreFull {
-                store: self.shared.name.clone(),
-                limit: format!(
-                    "it may hold {limit} bytes of keys and values; delete keys, or raise max_bytes"
-                ),
-            },
-            Rejection::Expires => KvError::Unsupported {
-                operation,
-                reason: format!(
-                    "key {key} has a time to live, and its token would expire with it; write it without one first"
-                ),
-            },
-        }
     }
 }
 
@@ -313,11 +234,13 @@ impl KvFenced for MemoryStore {
     ) -> BoxFuture<'a, KvResult<FencingToken>> {
         const OPERATION: &str = "raise";
         Box::pin(self.shared.with(Call::new(OPERATION).of(key).by(deadline), move |contents| {
-            self.check_fences(OPERATION, contents)?;
+            let name = &self.shared.name;
+            check_fences(name, OPERATION, &contents.config)?;
             let now = contents.now();
             let raised = contents.log.raise(key, token, now);
-            raised
-                .map_err(|rejection| self.rejected(OPERATION, key, WriteCondition::Any, rejection))
+            raised.map_err(|rejection| {
+                rejection.into_error(name, OPERATION, key, WriteCondition::Any)
+            })
         }))
     }
 }

@@ -18,7 +18,7 @@ mod watches;
 use super::MemoryConnection;
 use super::log::EXPIRY;
 use super::log::follow::WALK;
-use super::log::limits::MARKER_TTL;
+use crate::backend::embedded::MARKER_TTL;
 use crate::store::{
     Connection, Deadline, Key, KvEntry, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor,
     WatchScope, Write,

@@ -1,5 +1,5 @@
-//! The same random operations on the memory backend and on NATS, compared with each other and with
-//! a ledger of every acknowledged write.
+//! The same random operations on the memory backend and on NATS, or in a folder, compared with each
+//! other and with a ledger of every acknowledged write.
 //!
 //! Watches and listings are read slowly while others write, purge and let values expire. A seed
 //! decides everything except the moments at which a server's messages arrive. `SHIZUKU_SEED=N`
@@ -97,4 +97,12 @@ async fn memory_and_a_cluster_answer_alike() {
     let cluster = NatsCluster::start().await;
     let has_ttl = cluster.node(0).is_at_least(2, 11);
     compare(&cluster.url(), 3, has_ttl, seeds(SEEDS.1, MANY_SEEDS.1)).await;
+}
+
+/// Each worker has a connection of its own, as if it were another process.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_and_a_shared_folder_answer_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}/data?shared=true", folder.path().display());
+    compare(&url, 1, true, seeds(SEEDS.0, MANY_SEEDS.0)).await;
 }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::ops::Bound;
 
 use super::{Log, StoredEntry, Versions};
-use crate::backend::memory::selector::Selector;
+use crate::backend::embedded::Selector;
 use crate::store::{Key, KvEntry};
 
 /// Maximum number of entries that [`Log::next_after`] and [`Log::superseded`] visit in one call.

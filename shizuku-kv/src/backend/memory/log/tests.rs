@@ -4,7 +4,7 @@
 
 use super::follow::{Next, WALK};
 use super::*;
-use crate::backend::memory::selector::Selector;
+use crate::backend::embedded::Selector;
 use crate::store::WatchScope;
 
 impl Log {

@@ -8,8 +8,8 @@ use std::ops::Bound;
 
 use tokio::time::Instant;
 
-use super::limits::Limits;
 use super::{EXPIRY, LimitsChange, Log, StoredEntry};
+use crate::backend::embedded::Limits;
 use crate::store::{Key, KvEntry, KvOperation};
 
 impl Log {

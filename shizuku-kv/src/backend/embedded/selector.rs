@@ -6,20 +6,20 @@ use crate::store::{Key, WatchScope};
 
 /// Keys that are adjacent in the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Range {
+pub(in crate::backend) enum Range {
     One(Key),
     Prefix(String),
 }
 
 impl Range {
-    pub(super) fn start(&self) -> &str {
+    pub(in crate::backend) fn start(&self) -> &str {
         match self {
             Self::One(key) => key,
             Self::Prefix(prefix) => prefix,
         }
     }
 
-    pub(super) fn contains(&self, key: &str) -> bool {
+    pub(in crate::backend) fn contains(&self, key: &str) -> bool {
         match self {
             Self::One(one) => one.as_str() == key,
             Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
@@ -29,10 +29,10 @@ impl Range {
 
 /// The keys of a scope as ranges that do not overlap, in order.
 #[derive(Debug)]
-pub(super) struct Selector(Vec<Range>);
+pub(in crate::backend) struct Selector(Vec<Range>);
 
 impl Selector {
-    pub(super) fn new(scope: &WatchScope) -> Self {
+    pub(in crate::backend) fn new(scope: &WatchScope) -> Self {
         let prefixes = match scope {
             WatchScope::All => vec![String::new()],
             WatchScope::Key(key) => return Self(vec![Range::One(key.clone())]),
@@ -53,7 +53,7 @@ impl Selector {
     }
 
     /// Returns whether a key is in the scope.
-    pub(super) fn contains(&self, key: &str) -> bool {
+    pub(in crate::backend) fn contains(&self, key: &str) -> bool {
         // This is the fast path, because most scopes have one range, and a watch calls this for
         // each entry of its store.
         if let [range] = self.0.as_slice() {
@@ -68,14 +68,14 @@ impl Selector {
     }
 
     /// Returns the key, if the scope has only one.
-    pub(super) fn only_key(&self) -> Option<&Key> {
+    pub(in crate::backend) fn only_key(&self) -> Option<&Key> {
         match self.0.as_slice() {
             [Range::One(key)] => Some(key),
             _ => None,
         }
     }
 
-    pub(super) fn into_ranges(self) -> Vec<Range> {
+    pub(in crate::backend) fn into_ranges(self) -> Vec<Range> {
         self.0
     }
 }

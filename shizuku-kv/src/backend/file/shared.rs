@@ -1,0 +1,207 @@
+//! The state that the threads of a database share, and their beginning and end.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, watch};
+
+use super::failure::Failure;
+use super::folder::{Folder, Opened};
+use super::hub::Hub;
+use super::job::Job;
+use super::queue::{READERS, Reads};
+use super::record::nanos;
+use super::tables::StoreId;
+use super::wake::Wake;
+use crate::store::{KvError, KvResult, lock};
+
+/// Interval between two comparisons with the file while a watch waits.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Name of the operation in errors of opening the database.
+pub(super) const OPENING: &str = "connect";
+
+/// The state that the threads of a database share.
+pub(super) struct Shared {
+    pub(super) folder: Folder,
+    /// Read while a transaction runs, so that the database is not closed meanwhile.
+    database: RwLock<State>,
+    /// Number of threads that wait for the database without any transaction.
+    waits_for_copies: AtomicUsize,
+    /// The only permit belongs to the thread that copies, because redb can block each of them.
+    pub(super) copies: Arc<Semaphore>,
+    pub(super) writes: Mutex<Writes>,
+    pub(super) wakes_writer: Condvar,
+    pub(super) reads: Mutex<Reads>,
+    pub(super) wakes_reader: Condvar,
+    pub(super) is_closed: AtomicBool,
+    pub(super) changes: Hub,
+    pub(super) wake: Option<Wake>,
+    /// Becomes true when the database has been closed.
+    pub(super) is_ended: watch::Sender<bool>,
+}
+
+pub(super) enum State {
+    Open(Opened),
+    /// A commit has failed. The next one opens the database again.
+    Interrupted,
+    Closed,
+}
+
+#[derive(Default)]
+pub(super) struct Writes {
+    pub(super) jobs: VecDeque<Box<dyn Job>>,
+    /// Time of the next expiry, in nanoseconds since 1970.
+    pub(super) next_due: Option<u64>,
+    /// Whether deleted stores may have entries.
+    pub(super) collects: bool,
+    /// Whether an earlier process may have left stores whose new settings are not applied.
+    pub(super) resumes: bool,
+    /// Stores whose settings have changed.
+    pub(super) changed: Vec<StoreId>,
+    pub(super) is_closed: bool,
+}
+
+impl Writes {
+    /// Returns whether there is something to commit beside jobs.
+    pub(super) fn is_upkeep_due(&self, now: u64) -> bool {
+        self.collects
+            || self.resumes
+            || !self.changed.is_empty()
+            || self.next_due.is_some_and(|due| due <= now)
+    }
+}
+
+/// Returns the error for a thread that cannot be started.
+pub(super) fn no_thread(operation: &'static str, error: std::io::Error) -> KvError {
+    KvError::unavailable(operation, "no thread could be started: raise the limit of threads")
+        .with_source(error)
+}
+
+impl Shared {
+    pub(super) fn new(folder: Folder, database: Opened) -> Self {
+        let notices = folder.mode().notices_others();
+        let wake = notices.then(|| Wake::new(folder.file().to_owned(), POLL));
+        // The first round finds work that an earlier process has left.
+        let writes =
+            Writes { collects: true, resumes: true, next_due: Some(0), ..Writes::default() };
+        Self {
+            folder,
+            database: RwLock::new(State::Open(database)),
+            waits_for_copies: AtomicUsize::new(0),
+            copies: Arc::new(Semaphore::new(1)),
+            writes: Mutex::new(writes),
+            wakes_writer: Condvar::new(),
+            reads: Mutex::default(),
+            wakes_reader: Condvar::new(),
+            is_closed: AtomicBool::new(false),
+            changes: Hub::default(),
+            wake,
+            is_ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Starts the other threads.
+    pub(super) fn start(self: &Arc<Self>) -> KvResult<()> {
+        for _ in 0..READERS {
+            let shared = Arc::clone(self);
+            let reader = thread::Builder::new().name("shizuku-kv-read".to_owned());
+            let spawned = reader.spawn(move || shared.run_reader());
+            spawned.map_err(|error| no_thread(OPENING, error))?;
+        }
+        if self.wake.is_some() {
+            let shared = Arc::clone(self);
+            let spawned = thread::Builder::new()
+                .name("shizuku-kv-wake".to_owned())
+                .spawn(move || shared.run_wake());
+            spawned.map_err(|error| no_thread(OPENING, error))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the threads. The writer thread makes all queued commits before. The caller holds no
+    /// lock of this state.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        lock(&self.writes).is_closed = true;
+        self.wakes_writer.notify_all();
+        self.close_reads();
+        if let Some(wake) = &self.wake {
+            wake.close();
+        }
+        self.changes.notify_all();
+    }
+
+    pub(super) fn queue_write(&self, job: Box<dyn Job>) -> bool {
+        {
+            let mut writes = lock(&self.writes);
+            if writes.is_closed {
+                return false;
+            }
+            writes.jobs.push_back(job);
+        }
+        self.wakes_writer.notify_one();
+        true
+    }
+
+    pub(super) fn database(&self) -> RwLockReadGuard<'_, State> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no transaction runs. Ends copies, which would take long.
+    pub(super) fn exclusively(&self) -> RwLockWriteGuard<'_, State> {
+        self.waits_for_copies.fetch_add(1, Ordering::AcqRel);
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.waits_for_copies.fetch_sub(1, Ordering::AcqRel);
+        database
+    }
+
+    /// Returns whether a copy of the database has to end.
+    pub(super) fn ends_copies(&self) -> bool {
+        self.waits_for_copies.load(Ordering::Acquire) > 0 || self.is_closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn now() -> u64 {
+        nanos(SystemTime::now())
+    }
+
+    /// Closes the database, which the next transaction opens again.
+    pub(super) fn interrupt(&self) {
+        let mut state = self.exclusively();
+        if let State::Open(_) = &*state {
+            *state = State::Interrupted;
+        }
+    }
+
+    /// Opens the database again, if a failed commit has closed it.
+    pub(super) fn reopen(&self) -> Result<(), Failure> {
+        if !matches!(&*self.database(), State::Interrupted) {
+            return Ok(());
+        }
+        let mut state = self.exclusively();
+        // Another thread may have opened it.
+        if let State::Interrupted = &*state {
+            *state = State::Open(self.folder.reopen()?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A writer beside a held lock waits without a pause only for work that is due.
+    #[test]
+    fn upkeep_is_due_at_its_time_or_after_changes() {
+        let due = |writes: &Writes| writes.is_upkeep_due(10);
+        assert!(!due(&Writes::default()));
+        assert!(!due(&Writes { next_due: Some(11), ..Writes::default() }));
+        assert!(due(&Writes { next_due: Some(10), ..Writes::default() }));
+        assert!(due(&Writes { changed: vec![StoreId(1)], ..Writes::default() }));
+        assert!(due(&Writes { collects: true, ..Writes::default() }));
+    }
+}

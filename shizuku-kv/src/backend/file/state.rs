@@ -1,0 +1,130 @@
+//! A store that is open: its identity, the newest known settings, and its work in the threads of
+//! the database.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use super::engine::{Call, Engine};
+use super::failure::Failure;
+use super::tables::{Position, StoreId, StoreRow};
+use super::transaction::{Loaded, Transaction};
+use super::view::{Entries, Stop, View};
+use crate::backend::embedded::MAX_VALUE_SIZE;
+use crate::store::{KvError, KvResult, StoreConfig};
+
+/// A store, shared by its handles and its watches.
+#[derive(Debug)]
+pub(super) struct StoreState {
+    pub(super) engine: Arc<Engine>,
+    pub(super) id: StoreId,
+    pub(super) name: String,
+    pub(super) incarnation: [u8; 16],
+    /// The number of changes of the settings that this process knows.
+    settings: AtomicU64,
+    max_value_size: AtomicUsize,
+    key_ttl: AtomicBool,
+    keeps_fences: AtomicBool,
+}
+
+impl StoreState {
+    pub(super) fn new(engine: Arc<Engine>, id: StoreId, row: &StoreRow, settings: u64) -> Self {
+        let state = Self {
+            engine,
+            id,
+            name: row.name.clone(),
+            incarnation: row.incarnation,
+            settings: AtomicU64::new(settings),
+            max_value_size: AtomicUsize::new(0),
+            key_ttl: AtomicBool::new(false),
+            keeps_fences: AtomicBool::new(false),
+        };
+        state.publish(&row.config());
+        state
+    }
+
+    fn publish(&self, config: &StoreConfig) {
+        let limit = config.max_value_size.flatten().unwrap_or(MAX_VALUE_SIZE);
+        self.max_value_size.store(limit, Ordering::Relaxed);
+        self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
+        self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
+    }
+
+    /// Uses these settings from now on, if they are newer.
+    pub(super) fn learn(&self, row: &StoreRow, settings: u64) {
+        if self.settings.fetch_max(settings, Ordering::AcqRel) < settings {
+            self.publish(&row.config());
+        }
+    }
+
+    pub(super) fn max_value_size(&self) -> usize {
+        self.max_value_size.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn key_ttl(&self) -> bool {
+        self.key_ttl.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether newest entries never end by themselves, so that their tokens stay.
+    pub(super) fn keeps_fences(&self) -> bool {
+        self.keeps_fences.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn not_found(&self) -> KvError {
+        KvError::StoreNotFound { store: self.name.clone() }
+    }
+
+    /// Returns the end of the log in a snapshot, and learns newer settings.
+    fn position(&self, view: &View<'_>) -> Result<Position, Stop> {
+        let Some(position) = view.position(self.id)? else {
+            return Err(Stop::Error(self.not_found()));
+        };
+        if position.settings > self.settings.load(Ordering::Acquire)
+            && let Some(row) = view.row(self.id)?
+        {
+            self.learn(&row, position.settings);
+        }
+        Ok(position)
+    }
+
+    /// Reads from the store, in one transaction.
+    pub(super) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        work: impl Fn(&Entries, Position) -> Result<T, Stop> + Send + Sync + 'static,
+    ) -> KvResult<T> {
+        let state = Arc::clone(self);
+        let read = self.engine.read(call, move |view| {
+            let position = state.position(view)?;
+            work(&view.entries(state.id)?, position)
+        });
+        read.await
+    }
+
+    /// Writes to the store.
+    pub(super) async fn write<T, W>(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        bytes: usize,
+        is_alone: bool,
+        mut work: W,
+    ) -> KvResult<T>
+    where
+        T: Send + 'static,
+        W: FnMut(&Self, &StoreConfig, &mut Transaction<'_>) -> Result<KvResult<T>, Failure>
+            + Send
+            + 'static,
+    {
+        let state = Arc::clone(self);
+        let written = self.engine.write(call, Some(&self.name), bytes, is_alone, move |tables| {
+            let config = match tables.store(state.id)? {
+                Some(Loaded { row, position, .. }) => {
+                    state.learn(row, position.settings);
+                    row.config()
+                }
+                None => return Ok(Err(state.not_found())),
+            };
+            work(&state, &config, tables)
+        });
+        written.await
+    }
+}
