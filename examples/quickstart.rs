@@ -48,7 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
     let connection = connect(&url).await?;
     count_runs(&connection.store("quickstart-runs").await?).await?;
-    // A unique name, so that concurrent runs do not interfere.
+    // A unique name, so that concurrent runs do not interfere. On a folder they need
+    // `?shared=true` in the URL, because the default mode rejects a second writer.
     let name = format!("quickstart-{}", process::id());
     let store = connection.store(&name).await?;
     // Shows only the scheme, because the rest of the URL can contain a password.

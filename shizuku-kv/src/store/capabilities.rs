@@ -48,6 +48,7 @@ pub struct ConnectionCapabilities {
     pub linearizable_reads: bool,
     /// Values survive the end of the process that wrote them.
     pub persistent: bool,
-    /// Other processes and machines see the same stores.
+    /// Other processes may write to the same stores meanwhile; with a server, also those of other
+    /// machines. A folder claims it with `shared=true` only.
     pub shared: bool,
 }

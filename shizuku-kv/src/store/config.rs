@@ -110,8 +110,9 @@ impl StoreConfig {
         self
     }
 
-    /// Sets the maximum size of the store in bytes, as the backend counts them, at least 1. A write
-    /// beyond it is [`KvError::StoreFull`]. The default is no limit. `None` requests that, and
+    /// Sets the maximum size of the store in bytes, as the backend counts them, at least 1. On
+    /// `memory:` and `file:` these are the bytes of keys and values. A write beyond it is
+    /// [`KvError::StoreFull`]. The default is no limit. `None` requests that, and
     /// removes a limit with [`reconcile`](Self::reconcile).
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into());
@@ -162,15 +163,15 @@ impl StoreConfig {
         self
     }
 
-    /// Sets the location of the values. A backend with only one location records this setting
-    /// without an effect.
+    /// Sets the location of the values. A backend with only one location (`memory:`, `file:`)
+    /// records this setting without an effect.
     pub fn storage(mut self, storage: StorageType) -> Self {
         self.storage = Some(storage);
         self
     }
 
     /// Sets the number of servers of a cluster that keep the store: 1 (the default) to 5. A backend
-    /// of a single process records this setting without an effect.
+    /// without a server (`memory:`, `file:`) records this setting without an effect.
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = Some(replicas);
         self

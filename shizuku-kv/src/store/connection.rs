@@ -44,14 +44,15 @@ pub trait Connection: Debug + Send + Sync {
     /// Deletes a store with all its entries. Open handles then return [`KvError::StoreNotFound`].
     ///
     /// If a store of that name is recreated, the backend determines whether open handles use the
-    /// new store. They do if the backend addresses stores by name (NATS). They do not if a handle
-    /// owns the store (in memory): open the new store in that case.
+    /// new store. They do if the backend addresses stores by name (NATS). They do not on `memory:`
+    /// and `file:`: open the new store in that case.
     ///
     /// # Errors
     /// Returns [`KvError::StoreNotFound`] if no such store exists.
     fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>>;
 
-    /// Checks that the backend answers, with one round trip.
+    /// Checks that the backend answers, with one round trip. On `file:` it reads, and checks that
+    /// the database is still the file at its path.
     ///
     /// # Errors
     /// Returns the error of the request if the backend does not answer within the connection's

@@ -78,7 +78,9 @@ pub enum KvError {
         reason: &'static str,
     },
 
-    /// No store of that name exists, or the store was deleted.
+    /// No store of that name exists, or the store was deleted. A connection to a folder with
+    /// `read_only=true` does not create stores, and returns this error from `store` too: have a
+    /// process that writes open the store.
     #[error(
         "store {store:?} does not exist; check its name and account, or create it with store()"
     )]
@@ -248,6 +250,8 @@ pub enum KvError {
     },
 
     /// The server cannot be reached, or cannot serve the store at the moment. Nothing was written.
+    /// On `file:`, another process has the folder open in a mode that does not fit, a stopped
+    /// process is in the way, or the disk returns an error: the reason names it.
     #[error("{operation} failed: {reason}")]
     #[non_exhaustive]
     Unavailable {
@@ -259,7 +263,8 @@ pub enum KvError {
         source: Option<ErrorSource>,
     },
 
-    /// The server rejected the credentials, or they do not allow the operation.
+    /// The server rejected the credentials, or they do not allow the operation. On `file:`, the
+    /// permissions of the database do not allow it.
     #[error("{operation} was rejected: {reason}")]
     #[non_exhaustive]
     Unauthorized {
@@ -312,7 +317,8 @@ pub enum KvError {
     },
 
     /// The server or the client library returned an unexpected answer. Nothing is known to have
-    /// been written.
+    /// been written. On `file:`, the database is damaged, has an unknown format, or was removed or
+    /// replaced by another program.
     #[error("{operation} failed: {reason}")]
     #[non_exhaustive]
     Backend {

@@ -32,7 +32,7 @@ impl VersionToken {
     }
 
     /// Returns the revision number. Returns `None` if the backend does not number its revisions
-    /// (memory and NATS do).
+    /// (all backends of this library do).
     pub const fn as_u64(&self) -> Option<u64> {
         match self.0 {
             Repr::Number(number) => Some(number),

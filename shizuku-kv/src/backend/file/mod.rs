@@ -88,30 +88,47 @@ use crate::store::{
 ///
 /// | option | meaning |
 /// |---|---|
-/// | none | this process writes, and other processes may read; a second writer is rejected |
+/// | none | this process writes, and others may open it with `read_only=true`; a second writer is rejected |
 /// | `read_only=true` | this process reads and watches, beside a writer or without one |
 /// | `shared=true` | any number of processes write; on local disks only |
-/// | `exclusive=true` | no other process has the folder open; the fastest mode |
-/// | `mode=0660` | permissions of a new file, such as for a group; 0600 otherwise |
+/// | `exclusive=true` | no other process may open the folder; the cheapest durable put |
+/// | `mode=0660` | permissions of new files, whatever the umask, such as for a group; 0600 otherwise |
 /// | `label=NAME` | name of this process in the errors of others; its program otherwise |
-/// | `sync=always` | an acknowledged write is on disk; the only value |
+/// | `sync=always` | an acknowledged write is on disk; the only value, because others are reserved |
 ///
 /// Expiries use the clock of the machine. A process that only reads treats an expired entry as
 /// absent. The tombstone is written by the next writer, and arrives at watches then.
+///
+/// Percent-encode `%` and `?` in the path. The path must not name a network file system: only
+/// `shared=true` on Linux rejects the known types. A folder with other files and no database is
+/// rejected.
+///
+/// A reader needs only the right to read, except after a writer was killed. Then the first process
+/// that may write repairs the file. A reader that may not write gets [`KvError::Unavailable`] until
+/// then. A reader that may start before the first writer retries on [`KvError::InvalidUrl`] (the
+/// folder has no database) and on [`KvError::StoreNotFound`]. A reader leaves an owner file if it
+/// may.
+///
+/// The folder contains `shizuku.redb`, `owner.json` or `owner-*.json` for each process that has it
+/// open, and files that end in `.new` while they are being written. Do not delete `shizuku.redb`.
+/// Keep all of them out of version control. The file `docs/folders.md` of the repository says which
+/// processes can open a folder together, and how to back up and restore.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
-/// # let url = format!("file:{}/data", folder.path().display());
+/// # let parent = folder.path().display();
 /// use shizuku_kv::{Connection, FileConnection};
 ///
+/// let url = format!("file:{parent}/data"); // or "file:./data"
 /// let connection = FileConnection::open(&url).await?;
 /// connection.store("config").await?.put("greeting", "hello").await?;
 /// connection.shutdown().await?;
 ///
-/// let connection = FileConnection::open(&url).await?;
-/// let greeting = connection.store("config").await?.get("greeting").await?;
+/// // A later run of the program finds the value.
+/// let next_run = FileConnection::open(&url).await?;
+/// let greeting = next_run.store("config").await?.get("greeting").await?;
 /// assert!(greeting.is_some_and(|entry| entry.value == "hello"));
 /// # Ok(())
 /// # }
@@ -160,21 +177,25 @@ impl FileConnection {
         Ok(Self(Arc::new(Inner { engine, states, handles })))
     }
 
-    /// Copies all stores to a new folder while they are used, as they are at one moment. Opening
-    /// the folder restores them. The stores of the copy are other stores: cursors of the original
-    /// are [expired](KvError::CursorExpired) there, so that a follower begins anew.
+    /// Copies all stores to a new folder while they are used, as they are at one and the same
+    /// moment. The parent of the folder must exist. Opening the folder opens the copied stores.
+    /// They are other stores: cursors of the original are [expired](KvError::CursorExpired) there,
+    /// so that a follower begins anew. The files of the copy have the permissions 0600, whatever
+    /// the option `mode` of the original.
     ///
     /// The copy is complete and on disk when this returns. The database keeps pages that are
-    /// overwritten meanwhile, so that it can grow by what is written during the copy. There is no
-    /// deadline.
+    /// overwritten meanwhile, so that it can grow by the bytes written during the copy. There is no
+    /// deadline. A connection with `read_only=true` can make a copy too.
     ///
-    /// Cancel safe: the copy is completed in the background.
+    /// Cancel safe: the copy continues in the background. Its result is lost then: a complete copy
+    /// has `shizuku.redb` in its folder.
     ///
     /// # Errors
     /// Returns [`KvError::InvalidConfig`] if the path exists and is not an empty folder. Returns
     /// [`KvError::Unavailable`] if the copy cannot be written, or has not ended when the connection
-    /// is shut down or a write fails, for example because the copy has filled the disk. The rest of
-    /// the copy is removed.
+    /// is shut down or the disk fails a commit of any of its writes, for example because the copy
+    /// has filled the disk. A rejected write does not end the copy. The incomplete copy is then
+    /// removed.
     pub async fn backup(&self, path: impl AsRef<Path>) -> KvResult<()> {
         in_runtime("backup")?;
         self.0.engine.backup(path.as_ref().to_owned()).await
@@ -198,7 +219,7 @@ impl FileConnection {
         let engine = &self.0.engine;
         if found.is_changed {
             let id = found.id;
-            // Without this call, the writer thread applies the rest.
+            // If the caller gives up, the writer thread applies the rest.
             let piece = || {
                 engine.write(call, Some(name), 0, false, move |tables| {
                     Ok(Ok(tables.apply_limits_some(id, &mut Budget::new())?))
