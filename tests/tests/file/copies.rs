@@ -18,7 +18,7 @@ async fn open(path: &Path) -> (FileConnection, Store) {
     (connection, store)
 }
 
-/// Both folders have given the same versions to other values.
+/// Both folders have assigned the same versions to different values.
 #[tokio::test]
 async fn cursor_of_the_original_is_rejected_by_a_copy() {
     let folder = tempdir().unwrap();

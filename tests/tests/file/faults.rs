@@ -205,7 +205,7 @@ async fn backup_is_consistent_while_the_store_is_written() {
 }
 
 #[tokio::test]
-async fn second_connection_of_a_process_is_told_so() {
+async fn second_connection_of_a_process_is_rejected() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("data");
     let connection = FileConnection::open(&url(&path)).await.unwrap();

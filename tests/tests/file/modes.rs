@@ -67,7 +67,7 @@ async fn exclusive_holder_rejects_readers_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shared_folder_names_its_mode() {
+async fn writer_without_shared_is_rejected_with_the_url() {
     let (_folder, url) = folder();
     let holder = Process::ready(&format!("{url}?shared=true"));
     let error = connect(&url).await.unwrap_err().to_string();

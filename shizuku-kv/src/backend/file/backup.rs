@@ -11,7 +11,7 @@ use super::tables::{STORES, StoreRow, TABLES};
 use crate::backend::embedded::incarnation;
 use crate::store::{KvError, KvResult};
 
-/// Number of bytes that one commit of the copy has, so that its memory is bounded.
+/// Maximum number of bytes in one commit of the copy, so that its memory is bounded.
 const PIECE: usize = 16 * 1024 * 1024;
 
 /// The reason why a copy is not complete.
@@ -21,8 +21,8 @@ enum Fault {
     Ended,
 }
 
-/// Copies what a transaction sees to a new folder, until `is_ended`. Blocks. The copy has to be
-/// published.
+/// Copies a snapshot of all stores to a new folder. Fails once `is_ended` returns `true`. Blocks.
+/// The caller publishes the returned draft.
 ///
 /// The copy has one snapshot, so that it is consistent. Pages that are overwritten meanwhile are
 /// not used again until it ends: the database grows by them.

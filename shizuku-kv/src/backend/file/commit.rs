@@ -48,12 +48,13 @@ impl Shared {
             }
             let committed = catch_unwind(AssertUnwindSafe(|| self.commit(last)));
             last = committed.unwrap_or_else(|_| {
-                tracing::error!(path = %self.folder.file().display(), "writing to a database panicked");
+                let path = self.folder.file().display();
+                tracing::error!(%path, "panicked while writing to a database");
                 self.interrupt();
                 Committed::Failed
             });
         }
-        // A copy of the database would hold it open.
+        // Ends a copy of the database, which would keep it open.
         let mut database = self.exclusively();
         let state = std::mem::replace(&mut *database, State::Closed);
         // A successor writes its own file as soon as the database is closed.
@@ -61,7 +62,8 @@ impl Shared {
         if let State::Open(opened) = state
             && let Err(failure) = opened.close()
         {
-            tracing::warn!(?failure, path = %self.folder.file().display(), "closing a database failed");
+            let path = self.folder.file().display();
+            tracing::warn!(?failure, %path, "cannot close a database");
         }
         drop(database);
         self.is_ended.send_replace(true);
@@ -81,7 +83,7 @@ impl Shared {
         has_jobs
     }
 
-    /// Waits until there is something to commit. Returns `false` at the end.
+    /// Waits until there is something to commit. Returns `false` once the engine is closed.
     fn wait_for_work(&self, last_failed: bool) -> bool {
         let is_read_only = self.folder.mode().is_read_only();
         let mut is_after_failure = last_failed;
@@ -90,14 +92,14 @@ impl Shared {
                 return true;
             }
             let writes = lock(&self.writes);
-            // Queued since.
+            // A job may have been queued since the check.
             if !writes.jobs.is_empty() {
                 continue;
             }
             if writes.is_closed {
                 return false;
             }
-            // After a failure only a caller tries again at once.
+            // After a failure, only a job retries at once. Upkeep waits.
             if !is_after_failure && !is_read_only && writes.is_upkeep_due(Self::now()) {
                 return true;
             }
@@ -180,7 +182,7 @@ impl Shared {
                     drop(database);
                     let failure = Failure::from(error);
                     self.interrupt();
-                    // A read may have failed before, after which redb does nothing more.
+                    // A read may have failed before. redb then rejects every later operation.
                     if failure.is_io() && !std::mem::replace(&mut has_retried, true) {
                         continue;
                     }

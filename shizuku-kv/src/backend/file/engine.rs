@@ -164,7 +164,7 @@ impl Engine {
         let expiry = self.write(call, None, 0, false, move |transaction| {
             Ok(Ok(transaction.expire_one(due, id, version)?))
         });
-        // A write that is dropped is withdrawn.
+        // Dropping the future withdraws the write.
         if !matches!(timeout_at(until.instant(), expiry).await, Some(Ok(()))) {
             tracing::debug!("could not write an expiry that a read has found");
         }
@@ -174,8 +174,10 @@ impl Engine {
     /// when the commit is on disk.
     ///
     /// # Errors
-    /// Returns [`KvError::Timeout`] if the deadline passes while the write is queued, and the write
-    /// does not happen then. Returns [`KvError::OutcomeUnknown`] if the commit takes longer.
+    /// Returns [`KvError::Timeout`], or [`KvError::Unavailable`] with a stopped process, if the
+    /// deadline passes while the write is queued; the write does not happen then. Returns
+    /// [`KvError::OutcomeUnknown`] if the commit takes longer, or [`KvError::Timeout`] for a write
+    /// without a key.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         call: Call<'_>,
@@ -281,7 +283,7 @@ impl Engine {
         copied.await.unwrap_or_else(|_| Err(self.lost(BACKUP)))
     }
 
-    /// Checks that the database is still the file at its path, and answers.
+    /// Checks that the database is still the file at its path, and that it can be read.
     pub(super) async fn check(&self, call: Call<'_>) -> KvResult<()> {
         let folder = self.0.folder.clone();
         self.read(call, move |view| {

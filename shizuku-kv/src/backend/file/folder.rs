@@ -60,9 +60,9 @@ impl Opened {
 
     /// Begins a write without waiting for another process.
     ///
-    /// Its commit has two phases in every mode. A commit of one phase whose sync has failed could
-    /// be found in the memory of the operating system when the file is opened again, and be lost
-    /// with the power, together with the whole database.
+    /// Its commit has two phases in every mode. If the sync of a commit of one phase fails, the
+    /// cache of the operating system still has the commit. Opening the file again would find it
+    /// there, and a loss of power would then destroy the whole database (ADR 0110).
     pub(super) fn begin_write(&self) -> Result<WriteTransaction, TransactionError> {
         match self {
             Self::Writer(database) => {
@@ -108,7 +108,8 @@ impl Folder {
             remove_drafts(&folder.path);
         }
         let this = Owner::this(mode, folder.options.label.as_deref());
-        // Only the errors of other processes use it. A reader may have no right to write it.
+        // A failure is ignored: only the errors of other processes use the file, and a reader may
+        // have no right to write it.
         folder.owner = owner::write(&folder.path, &this, mode, permissions).ok();
         Ok((folder, opened))
     }
@@ -296,8 +297,8 @@ fn open_file(
     }
 }
 
-/// Repairs a database whose writer was killed. Returns `false` if another writer has it open, which
-/// has repaired it or does so.
+/// Repairs a database whose writer was killed. Returns `false` if another writer has it open, and
+/// repairs it or has repaired it.
 fn repair(file: &Path, path: &Path) -> Result<bool, Failure> {
     let access = &mut OpenOptions::new();
     let opened = local_file::open(file, access.read(true).write(true)).map_err(|error| {
@@ -320,7 +321,7 @@ fn builder(mode: Mode) -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE).set_concurrency_mode(match mode {
         Mode::Exclusive => ConcurrencyMode::ExclusiveWriter,
-        // A reader of this mode also opens beside writers of the other mode.
+        // A reader in this mode also opens a file that `MultiWriter` processes have open.
         Mode::Single | Mode::ReadOnly => ConcurrencyMode::SingleWriter,
         Mode::Shared => ConcurrencyMode::MultiWriter,
     });

@@ -28,7 +28,7 @@ impl Ticket {
         self.change(TAKEN)
     }
 
-    /// Withdraws the job. Returns `false` if it was taken. Otherwise it is known not to happen.
+    /// Withdraws the job, which then never runs. Returns `false` if it was taken before.
     pub(super) fn withdraw(&self) -> bool {
         self.change(WITHDRAWN)
     }

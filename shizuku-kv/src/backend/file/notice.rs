@@ -59,7 +59,7 @@ impl Shared {
         let mut last: Option<Result<Seen, ()>> = None;
         while wake.wait(|| self.changes.is_watched()) {
             let seen = self.look().map_err(|failure| {
-                tracing::debug!(?failure, "could not look for changes of a file");
+                tracing::debug!(?failure, "cannot check a file for changes");
             });
             match (&seen, &last) {
                 (Ok(seen), Some(Ok(last))) if seen == last => {}

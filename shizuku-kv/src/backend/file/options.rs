@@ -20,7 +20,7 @@ pub(super) enum Mode {
     Exclusive,
     /// Any number of processes write.
     Shared,
-    /// This process reads beside writers of the first or the third mode.
+    /// This process reads, beside a `Single` writer, `Shared` writers, or none.
     ReadOnly,
 }
 
@@ -67,13 +67,14 @@ impl Options {
             None => (rest, ""),
         };
         let path = match path.strip_prefix("//") {
-            // A URL with an authority: only this machine has the file.
+            // A URL with an authority. A file is on this machine, so that the host is empty or
+            // localhost.
             Some(rest) if rest.starts_with('/') => rest,
             Some(rest) => match rest.strip_prefix("localhost/") {
                 Some(_) => &rest["localhost".len()..],
                 None => {
                     return Err(invalid(
-                        "a file has no host; write file:PATH, or file:///PATH from the root",
+                        "a file URL has no host; write file:PATH, or file:///PATH from /",
                     ));
                 }
             },
@@ -121,7 +122,7 @@ impl Options {
                 }
                 _ => {
                     return Err(invalid(&format!(
-                        "unknown option {name:?}, or a value that it cannot have; known are {KNOWN}"
+                        "option {name:?} is unknown or has an invalid value; known are {KNOWN}"
                     )));
                 }
             }
@@ -142,7 +143,7 @@ impl Options {
 fn permissions(octal: &str) -> KvResult<u32> {
     match u32::from_str_radix(octal, 8) {
         Ok(bits) if bits <= 0o777 && bits & 0o600 == 0o600 && bits & 0o111 == 0 => Ok(bits),
-        _ => Err(invalid("mode is three or four octal digits with 6 for the owner, such as 0660")),
+        _ => Err(invalid("mode is not octal with 6 for the owner and no x right; write mode=0660")),
     }
 }
 

@@ -28,11 +28,11 @@ const LARGEST: u64 = 4096;
 pub(super) struct Owner {
     process: u32,
     host: String,
-    /// Start of the process, in the unit of the operating system. With the number of the process,
-    /// it distinguishes the process from a later one.
+    /// Start of the process, in the unit of the operating system. Distinguishes the process from a
+    /// later one with the same id.
     started: Option<u64>,
-    /// Start of the machine and the space of process numbers, as Linux identifies them. Process
-    /// numbers are comparable only if both are equal. Two containers can have the same host name.
+    /// Boot id and PID namespace, as Linux identifies them. Process ids are comparable only if both
+    /// are equal. Two containers can have the same host name.
     #[serde(default)]
     boot: Option<String>,
     #[serde(default)]
@@ -204,7 +204,7 @@ pub(super) fn in_the_way(folder: &Path) -> Option<String> {
 
 /// Removes the files of processes that have ended without removing theirs.
 pub(super) fn remove_stale(folder: &Path, mode: Mode) {
-    // No other process can have the folder open for writing.
+    // Except in shared mode, no other process can have the folder open for writing.
     let is_only_writer = mode != Mode::Shared;
     for (path, owner) in all(folder) {
         let is_stale = match owner.life() {
@@ -220,7 +220,7 @@ pub(super) fn remove_stale(folder: &Path, mode: Mode) {
         let name = entry.file_name();
         let is_part = name.to_str().is_some_and(|name| is_owner_file(name) && name.ends_with(NEW));
         if is_part {
-            // Its process was killed, or has no owner file now.
+            // The process that wrote it was killed, or continues without an owner file.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -268,13 +268,13 @@ fn stat(process: u32) -> io::Result<Stat> {
     }
 }
 
-/// Returns the identifier of this start of the machine.
+/// Returns the boot id of this machine.
 fn boot() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 
-/// Returns the number of the space of process numbers of this process.
+/// Returns the inode of the PID namespace of this process.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn space() -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_process_of_the_same_space_is_judged() {
+    fn life_is_known_only_within_the_pid_namespace() {
         let this = Owner::this(Mode::Single, None);
         assert_eq!(this.life(), Life::Running);
         let of = |change: fn(&mut Owner)| {

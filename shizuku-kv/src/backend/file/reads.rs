@@ -16,7 +16,7 @@ use crate::store::lock;
 /// Time of a transaction after which it begins no further read.
 const READ_LIMIT: Duration = Duration::from_millis(10);
 
-/// Number of times that the database is opened again for a read.
+/// Maximum number of attempts of a read to open the database.
 const TRIES: usize = 3;
 
 impl Shared {
@@ -53,7 +53,8 @@ impl Shared {
             // error, and the thread stays.
             let read = AssertUnwindSafe(|| self.read_together(jobs));
             if catch_unwind(read).is_err() {
-                tracing::error!(path = %self.folder.file().display(), "reading a database panicked");
+                let path = self.folder.file().display();
+                tracing::error!(%path, "panicked while reading a database");
                 self.interrupt();
             }
             if is_slice {
@@ -77,7 +78,8 @@ impl Shared {
         }
     }
 
-    /// Does reads in one transaction, which begins after they were queued, unless they take long.
+    /// Does reads in one transaction, or in several if they take long. Each begins after its reads
+    /// were queued, so that they see every acknowledged write.
     fn read_together(&self, mut jobs: VecDeque<ReadJob>) {
         let hides_expired = self.folder.mode().is_read_only();
         while let Some(job) = jobs.pop_front() {

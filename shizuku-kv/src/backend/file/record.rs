@@ -1,11 +1,11 @@
 //! An entry as bytes: the rows of the tables of entries.
 //!
-//! A row begins with a byte of flags, whose lowest three bits are the operation. The version
-//! follows, the number of versions since the first one of the key, and the time of the write. Then
-//! come the optional fields by their flags: time to live, expiry, fencing token, author and reason,
-//! older versions. The value is the rest. Times are big-endian numbers of eight bytes. Versions,
-//! lengths and counts are numbers in base 128, the lowest digit first, because a million small rows
-//! take less room by a twentieth.
+//! A row begins with a byte of flags, whose lowest three bits are the operation. Three fields
+//! follow: the version, the number of versions since the first one of the key, and the time of the
+//! write. Then come the optional fields by their flags: time to live, expiry, fencing token, author
+//! and reason, older versions. The rest is the value. Times are big-endian numbers of eight bytes.
+//! Versions, lengths and counts are numbers in base 128, the lowest digit first, because they make
+//! a file of a million small rows smaller by a twentieth.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_row_is_damage() {
+    fn truncated_row_is_rejected() {
         for head in heads() {
             let mut row = Vec::new();
             head.write(b"", &mut row);

@@ -27,11 +27,13 @@ pub(super) const OPENING: &str = "connect";
 /// The state that the threads of a database share.
 pub(super) struct Shared {
     pub(super) folder: Folder,
-    /// Read while a transaction runs, so that the database is not closed meanwhile.
+    /// Locked for reading while a transaction runs, so that no thread closes the database
+    /// meanwhile.
     database: RwLock<State>,
     /// Number of threads that wait for the database without any transaction.
     waits_for_copies: AtomicUsize,
-    /// The only permit belongs to the thread that copies, because redb can block each of them.
+    /// The only permit belongs to the thread that copies, so that at most one such thread is
+    /// blocked in redb.
     pub(super) copies: Arc<Semaphore>,
     pub(super) writes: Mutex<Writes>,
     pub(super) wakes_writer: Condvar,
@@ -46,7 +48,7 @@ pub(super) struct Shared {
 
 pub(super) enum State {
     Open(Opened),
-    /// A commit has failed. The next one opens the database again.
+    /// The database was closed after a failure. The next transaction opens it again.
     Interrupted,
     Closed,
 }
@@ -122,7 +124,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the threads. The writer thread makes all queued commits before. The caller holds no
+    /// Ends the threads. The writer thread first commits all queued jobs. The caller must hold no
     /// lock of this state.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
@@ -176,7 +178,7 @@ impl Shared {
         }
     }
 
-    /// Opens the database again, if a failed commit has closed it.
+    /// Opens the database again if a failure has closed it.
     pub(super) fn reopen(&self) -> Result<(), Failure> {
         if !matches!(&*self.database(), State::Interrupted) {
             return Ok(());

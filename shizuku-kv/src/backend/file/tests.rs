@@ -417,7 +417,7 @@ fn time_of_an_expiry_never_goes_back() {
 
 /// The caller may have given up by the time of the commit.
 #[test]
-fn commit_knows_which_upkeep_it_causes() {
+fn commit_reports_the_upkeep_it_causes() {
     let database = open(Disk::default());
     let id = create(&database, &StoreConfig::new());
     let transaction = database.begin_write().unwrap();

@@ -207,7 +207,7 @@ impl Entries {
     }
 
     /// Returns the entry of a key with this version, if it is held. An older entry that has expired
-    /// is as good as dropped.
+    /// is treated as dropped.
     pub(super) fn version(&self, key: &Key, version: u64) -> Result<Option<KvEntry>, Failure> {
         let (row, is_older) =
             match self.history.get(history_key(self.id, key, version).as_slice())? {

@@ -34,8 +34,8 @@ impl Wake {
         self.changed.notify_all();
     }
 
-    /// Waits for an event of the file or for the interval, while there is a watch. Without one,
-    /// waits for one. Returns `false` at the end.
+    /// Waits for an event of the file or for the interval, while there is a watch. Without a watch,
+    /// waits for the first one. Returns `false` after [`close`](Self::close).
     pub(super) fn wait(&self, is_watched: impl Fn() -> bool) -> bool {
         {
             let mut is_closed = lock(&self.is_closed);

@@ -97,7 +97,7 @@ impl Gap {
 }
 
 /// Checks that the entries after `position` are known without a gap, and that the entry at it is
-/// from `as_of`. Otherwise the cursor is from the other of two copies of the folder.
+/// from `as_of`. An entry of another time shows that the cursor is from another copy of the folder.
 fn resume(entries: &Entries, end: Position, position: u64, as_of: u64) -> Result<(), Gap> {
     if position > end.sequence {
         return Err(Gap::Expired("the cursor is ahead of everything that the store has seen"));
