@@ -55,6 +55,16 @@ const REST: Duration = Duration::from_millis(10);
 /// due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How far the delivered messages are from the end of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// More is to come.
+    Ahead,
+    /// Only the leader knows.
+    Unknown,
+    Reached,
+}
+
 /// The initial state of a scope that is being delivered.
 #[derive(Debug)]
 pub(super) struct StateSync {
@@ -145,10 +155,11 @@ impl StateSync {
     }
 
     /// The state up to the floor was read by name. Subjects whose newest message is behind the
-    /// floor are outstanding: the consumer delivers them. Returns whether the state is complete.
-    pub(super) fn was_read(&mut self, outstanding: HashSet<String>) -> bool {
+    /// floor are outstanding: the consumer delivers them. Returns the end of the state.
+    pub(super) fn was_read(&mut self, outstanding: HashSet<String>) -> End {
         self.from_state = true;
-        self.outstanding.insert(outstanding).is_empty()
+        let is_complete = self.outstanding.insert(outstanding).is_empty();
+        if is_complete { End::Reached } else { End::Ahead }
     }
 
     /// Records that messages are from a consumer that was just created with this start and lag, in
@@ -176,10 +187,10 @@ impl StateSync {
         is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    /// Whether the state is complete with a consumer that had nothing to deliver when it was made.
-    /// Everything up to `position` has been delivered.
-    pub(super) async fn is_empty(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
-        Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
+    /// Returns the end of the state with a consumer that had nothing to deliver when it was made.
+    pub(super) fn is_empty(&self) -> End {
+        let is_exact = self.lag == Lag::None && self.bound.is_some();
+        if is_exact { End::Reached } else { End::Unknown }
     }
 
     /// Whether the leader has nothing newer than `position`, up to which everything was delivered.
@@ -239,27 +250,29 @@ impl StateSync {
         self.outstanding.as_mut().map(|outstanding| outstanding.remove(subject));
     }
 
-    /// Records a message. Returns whether the state is complete with it.
-    pub(super) async fn receive(
+    /// Records a message. Returns the end of the state, after this message.
+    pub(super) fn receive(
         &mut self,
         subject: &str,
         delivery: &DeliveryInfo,
         consumer: &OrderedConsumer,
-        deadline: Deadline,
-    ) -> bool {
+    ) -> End {
         let sequence = delivery.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
         self.record(subject, sequence);
         let waiting = consumer.pending_at_start;
-        was_complete
+        let is_complete = was_complete
             || self.lag == Lag::None
                 && self.bound.is_some_and(|bound| completes(delivery, waiting, bound))
             || self.passes(|end| sequence == end)
-            || self.outstanding.as_ref().is_some_and(HashSet::is_empty)
-            // If no answer arrives, a later message asks again.
-            || (self.lag.may_end_with(delivery, waiting, self.end)
-                || self.bound.is_none() && delivery.consumer_sequence >= waiting)
-                && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
+            || self.outstanding.as_ref().is_some_and(HashSet::is_empty);
+        let may_end = self.lag.may_end_with(delivery, waiting, self.end)
+            || self.bound.is_none() && delivery.consumer_sequence >= waiting;
+        match (is_complete, may_end) {
+            (true, _) => End::Reached,
+            (false, true) => End::Unknown,
+            (false, false) => End::Ahead,
+        }
     }
 
     /// Returns whether the count shows that every subject has been delivered, once the end that
@@ -273,7 +286,7 @@ impl StateSync {
     /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
     /// fifth of the time at most, because an answer can be slow (`leader`), and messages wait
     /// meanwhile.
-    async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    pub(super) async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let begun = Instant::now();
         if self.round.is_some() || begun < self.rest {
             return Ok(false);

@@ -77,12 +77,15 @@ struct Scan {
     /// The last sequence of the stream before the consumer was created, and the consumer's lag.
     bound: u64,
     lag: Lag,
+    /// Whether the consumer's count at its creation is certain.
+    is_counted: bool,
     /// Whether the newest entry of each key is requested, and not all existing entries.
     newest: bool,
     /// Subjects that were delivered.
     delivered: Subjects,
     /// Up to here each subject has one message at most: the end of the stream before the first
-    /// consumer, or 0 if a consumer so far may have been behind the leader.
+    /// consumer. 0 if that consumer may be behind the leader, and for later ones: if a server came
+    /// back without some messages, it assigns their sequences again.
     unique_until: u64,
     /// The last message of a consumer.
     last: Last,
@@ -167,6 +170,7 @@ impl Scan {
             incarnation: None,
             bound: 0,
             lag: Lag::Unknown,
+            is_counted: false,
             newest: true,
             delivered: Subjects::default(),
             unique_until: 0,
@@ -216,10 +220,12 @@ impl Scan {
                     let waiting = consumer.pending_at_start;
                     let step = self.receive(message, &delivery);
                     if self.entries_left == Some(0)
-                        || self.lag == Lag::None && completes(&delivery, waiting, self.bound)
+                        || self.is_counted && completes(&delivery, waiting, self.bound)
                     {
                         self.source = Source::Done;
-                    } else if self.lag.may_end_with(&delivery, waiting, self.bound) {
+                    } else if self.lag.may_end_with(&delivery, waiting, self.bound)
+                        || !self.is_counted && delivery.consumer_sequence >= waiting
+                    {
                         Box::pin(self.find_end(deadline)).await?;
                     }
                     Ok(step)
@@ -472,20 +478,32 @@ impl Scan {
                     drop(consumer);
                     pause(&mut placing, self.operation, deadline).await?;
                 }
-                Ok(consumer) => {
+                Ok(mut consumer) => {
+                    // The messages arrive during the second request.
+                    consumer.request_first().await;
+                    let again = core.info(self.operation, deadline);
+                    let again = match consumer.while_connected(self.operation, again).await {
+                        Ok(again) => again,
+                        Err(KvError::Unavailable { .. }) => {
+                            drop(consumer);
+                            pause(&mut pauses, self.operation, deadline).await?;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    let is_first = self.last.sequence == 0 && self.delivered.is_empty();
                     if self.last.sequence > 0 {
                         // The store may have been recreated between the stream information and the
                         // consumer.
-                        self.check_store(&self.core.info(self.operation, deadline).await?)?;
+                        self.check_store(&again)?;
                     }
                     self.lag = consumer.lag(&info);
                     self.bound = info.last_sequence();
-                    if self.lag != Lag::None || self.last.sequence == 0 && self.delivered.is_empty()
-                    {
-                        self.unique_until = if self.lag == Lag::None { self.bound } else { 0 };
-                    }
+                    self.is_counted = self.lag == Lag::None && again.has_end_of(&info);
+                    self.unique_until =
+                        if is_first && self.lag == Lag::None { self.bound } else { 0 };
                     let is_done = consumer.pending_at_start == 0
-                        && (self.lag == Lag::None || self.reaches_leader(deadline).await?);
+                        && (self.is_counted || self.reaches_leader(deadline).await?);
                     self.source =
                         if is_done { Source::Done } else { Source::Consumer(Box::new(consumer)) };
                     return Ok(());
