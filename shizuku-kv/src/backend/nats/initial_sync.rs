@@ -9,9 +9,10 @@
 //! These are the proofs:
 //!
 //! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
-//!    created is exact. If as many have come, all of them from before the end that the stream had,
-//!    none of them was removed. This proof costs nothing, and ends the state unless others write.
-//!    If that end is unknown, the count proves nothing (ADR 0091).
+//!    created is exact if nothing was written around the creation; otherwise it may be too small.
+//!    If as many have come, all of them from before the end that the stream had, none of them was
+//!    removed. This proof costs nothing. If the end of the stream is not known to be the same
+//!    before and after the creation, the count proves nothing, not even a count of 0 (ADR 0046).
 //! 2. **The leader.** It has nothing newer in scope than the last message delivered, and the stream
 //!    is still the same one.
 //! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
@@ -75,9 +76,11 @@ pub(super) struct StateSync {
     incarnation: [u8; 16],
     /// Whether the watch began with the state, not from a cursor.
     from_state: bool,
-    /// The last sequence of the stream before the first consumer was created.
+    /// The last sequence in the stream information that belongs to the first consumer: from before
+    /// its creation or, if the consumer was created first, from after it.
     floor: u64,
-    /// The last sequence of the stream before the present consumer was created, if it is known.
+    /// The last sequence of the stream before and after the creation of the present consumer, if
+    /// the two are known to be equal. The maximum for one existing key, which needs none.
     bound: Option<u64>,
     /// The same, or a later one that is known. From here on the leader is asked.
     end: u64,
@@ -121,8 +124,8 @@ impl Round {
 }
 
 impl StateSync {
-    /// Returns the state that begins with `spec`. `floor` is the end of the stream just before its
-    /// consumer is created.
+    /// Returns the state that begins with `spec`. `floor` is the end in the stream
+    /// information that belongs to its consumer.
     pub(super) fn new(
         core: Arc<StoreCore>,
         operation: &'static str,
@@ -163,7 +166,7 @@ impl StateSync {
     }
 
     /// Records that messages are from a consumer that was just created with this start and lag, in
-    /// the stream of this information. `bound` is the last sequence before its creation, if that is
+    /// the stream of this information. `bound` is the last sequence around its creation, if that is
     /// known.
     pub(super) fn begin(&mut self, lag: Lag, start: Start, bound: Option<u64>, info: &StreamInfo) {
         self.lag = lag;

@@ -285,11 +285,10 @@ impl NatsWatch {
     /// Returns the caught-up marker.
     ///
     /// Its cursor is the floor if the last message in scope is older, and nothing in between is
-    /// still to come. That is certain if the floor is covered. Otherwise a deletion that has arrived
-    /// may be in between, although the leader has nothing newer than the position because its
-    /// tombstone was removed. Then the leader's answer counts only if the deletion is of no key that
-    /// the reader has: before the first message, and with one key, whose message at the position
-    /// still exists (ADR 0080).
+    /// still to come. That is certain if the floor is covered. Otherwise a deletion in between may
+    /// have arrived, although the leader has nothing newer because its tombstone was removed. Then
+    /// the leader's answer counts only if no key of the reader can be deleted so: before the first
+    /// message, and with one key, whose message at the position still exists (ADR 0080).
     pub(super) async fn catch_up(&mut self) -> Item {
         self.caught_up = true;
         let state = self.state_sync.take();

@@ -59,8 +59,8 @@ impl NatsWatch {
     ///
     /// - **Complete state.** The end of the stream afterwards is the end at the creation if it was
     ///   the same before, or if its message is older than the consumer. Otherwise the end is
-    ///   unknown, and the leader is asked once the state is delivered. One existing key needs no end:
-    ///   the consumer begins with the newest message of the key. If that message is superseded
+    ///   unknown, and the leader is asked once the state is delivered. One existing key needs no
+    ///   end: the consumer begins with the newest message of the key. If that message is superseded
     ///   before its turn, the successor arrives. So the first message completes the state.
     /// - **Incarnation.** The stream is the same before and after the creation, so that the
     ///   consumer belongs to it.
