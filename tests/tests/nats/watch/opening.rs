@@ -35,7 +35,10 @@ struct World {
 
 impl World {
     async fn new(history: u8) -> Self {
-        let server = NatsServer::start();
+        Self::on(NatsServer::start(), history).await
+    }
+
+    async fn on(server: NatsServer, history: u8) -> Self {
         let proxy = TcpProxy::start(server.port()).await;
         let connection = connect(&server.url()).await.unwrap();
         let config = StoreConfig::new().history(history);
@@ -151,6 +154,24 @@ async fn key_superseded_during_opening_precedes_the_marker() {
         let (rest, _) = state_of(&mut resumed).await;
         assert!(state.iter().chain(&rest).any(|entry| entry.value == "new"), "{state:?}, {rest:?}");
     }
+}
+
+/// The filter of a long key does not fit into a request, so the server delivers other keys too.
+/// Their messages do not complete the state.
+#[tokio::test]
+async fn long_key_superseded_during_opening_precedes_the_marker() {
+    let world = World::on(NatsServer::builder().max_payload(1400).start(), 1).await;
+    let long = "k".repeat(1000);
+    for key in ["other", &long] {
+        world.direct.put(key, "old").await.unwrap();
+    }
+    let change = async || {
+        world.direct.put("later", "value").await.unwrap();
+        world.direct.put(&*long, "new").await.unwrap();
+    };
+    let mut watch = world.watch_around(WatchScope::key(&*long).unwrap(), change).await;
+    let (state, _) = state_of(&mut watch).await;
+    assert_eq!(values(&state), [b"new".as_slice()]);
 }
 
 /// A write after the creation of the consumer may follow the marker. A watch that resumes at the
