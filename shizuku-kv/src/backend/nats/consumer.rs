@@ -123,8 +123,9 @@ pub(super) struct OrderedConsumer {
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
-    /// Number of messages that were waiting when it was created. It is exact at that moment, and
-    /// only then.
+    /// Number of messages that were waiting when it was created. It is certain only if nothing was
+    /// written from the creation until the next stream information: the server subtracts a message
+    /// that is overwritten meanwhile at once, and adds its successor later.
     pub(super) pending_at_start: u64,
     /// The server that has the consumer. `None` without a cluster.
     server: Option<String>,

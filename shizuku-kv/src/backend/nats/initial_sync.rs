@@ -9,9 +9,10 @@
 //! These are the proofs:
 //!
 //! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
-//!    created is exact. If as many have come, all of them from before the end that the stream had,
-//!    none of them was removed. This proof costs nothing, and ends the state unless others write.
-//!    If that end is unknown, the count proves nothing (ADR 0091).
+//!    created is exact if nothing was written around the creation; otherwise it may be too small.
+//!    If as many have come, all of them from before the end that the stream had, none of them was
+//!    removed. This proof costs nothing. If the end of the stream is not known to be the same
+//!    before and after the creation, the count proves nothing, not even a count of 0 (ADR 0046).
 //! 2. **The leader.** It has nothing newer in scope than the last message delivered, and the stream
 //!    is still the same one.
 //! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
@@ -55,6 +56,16 @@ const REST: Duration = Duration::from_millis(10);
 /// due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How far the delivered messages are from the end of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// More is to come.
+    Ahead,
+    /// Only the leader knows.
+    Unknown,
+    Reached,
+}
+
 /// The initial state of a scope that is being delivered.
 #[derive(Debug)]
 pub(super) struct StateSync {
@@ -65,9 +76,11 @@ pub(super) struct StateSync {
     incarnation: [u8; 16],
     /// Whether the watch began with the state, not from a cursor.
     from_state: bool,
-    /// The last sequence of the stream before the first consumer was created.
+    /// The last sequence in the stream information that belongs to the first consumer: from before
+    /// its creation or, if the consumer was created first, from after it.
     floor: u64,
-    /// The last sequence of the stream before the present consumer was created, if it is known.
+    /// The last sequence of the stream before and after the creation of the present consumer, if
+    /// the two are known to be equal. The maximum for one existing key, which needs none.
     bound: Option<u64>,
     /// The same, or a later one that is known. From here on the leader is asked.
     end: u64,
@@ -111,8 +124,8 @@ impl Round {
 }
 
 impl StateSync {
-    /// Returns the state that begins with `spec`. `floor` is the end of the stream just before its
-    /// consumer is created.
+    /// Returns the state that begins with `spec`. `floor` is the end in the stream
+    /// information that belongs to its consumer.
     pub(super) fn new(
         core: Arc<StoreCore>,
         operation: &'static str,
@@ -145,14 +158,15 @@ impl StateSync {
     }
 
     /// The state up to the floor was read by name. Subjects whose newest message is behind the
-    /// floor are outstanding: the consumer delivers them. Returns whether the state is complete.
-    pub(super) fn was_read(&mut self, outstanding: HashSet<String>) -> bool {
+    /// floor are outstanding: the consumer delivers them. Returns the end of the state.
+    pub(super) fn was_read(&mut self, outstanding: HashSet<String>) -> End {
         self.from_state = true;
-        self.outstanding.insert(outstanding).is_empty()
+        let is_complete = self.outstanding.insert(outstanding).is_empty();
+        if is_complete { End::Reached } else { End::Ahead }
     }
 
     /// Records that messages are from a consumer that was just created with this start and lag, in
-    /// the stream of this information. `bound` is the last sequence before its creation, if that is
+    /// the stream of this information. `bound` is the last sequence around its creation, if that is
     /// known.
     pub(super) fn begin(&mut self, lag: Lag, start: Start, bound: Option<u64>, info: &StreamInfo) {
         self.lag = lag;
@@ -176,10 +190,10 @@ impl StateSync {
         is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    /// Whether the state is complete with a consumer that had nothing to deliver when it was made.
-    /// Everything up to `position` has been delivered.
-    pub(super) async fn is_empty(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
-        Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
+    /// Returns the end of the state with a consumer that had nothing to deliver when it was made.
+    pub(super) fn is_empty(&self) -> End {
+        let is_exact = self.lag == Lag::None && self.bound.is_some();
+        if is_exact { End::Reached } else { End::Unknown }
     }
 
     /// Whether the leader has nothing newer than `position`, up to which everything was delivered.
@@ -239,27 +253,29 @@ impl StateSync {
         self.outstanding.as_mut().map(|outstanding| outstanding.remove(subject));
     }
 
-    /// Records a message. Returns whether the state is complete with it.
-    pub(super) async fn receive(
+    /// Records a message. Returns the end of the state, after this message.
+    pub(super) fn receive(
         &mut self,
         subject: &str,
         delivery: &DeliveryInfo,
         consumer: &OrderedConsumer,
-        deadline: Deadline,
-    ) -> bool {
+    ) -> End {
         let sequence = delivery.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
         self.record(subject, sequence);
         let waiting = consumer.pending_at_start;
-        was_complete
+        let is_complete = was_complete
             || self.lag == Lag::None
                 && self.bound.is_some_and(|bound| completes(delivery, waiting, bound))
             || self.passes(|end| sequence == end)
-            || self.outstanding.as_ref().is_some_and(HashSet::is_empty)
-            // If no answer arrives, a later message asks again.
-            || (self.lag.may_end_with(delivery, waiting, self.end)
-                || self.bound.is_none() && delivery.consumer_sequence >= waiting)
-                && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
+            || self.outstanding.as_ref().is_some_and(HashSet::is_empty);
+        let may_end = self.lag.may_end_with(delivery, waiting, self.end)
+            || self.bound.is_none() && delivery.consumer_sequence >= waiting;
+        match (is_complete, may_end) {
+            (true, _) => End::Reached,
+            (false, true) => End::Unknown,
+            (false, false) => End::Ahead,
+        }
     }
 
     /// Returns whether the count shows that every subject has been delivered, once the end that
@@ -273,7 +289,7 @@ impl StateSync {
     /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
     /// fifth of the time at most, because an answer can be slow (`leader`), and messages wait
     /// meanwhile.
-    async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    pub(super) async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let begun = Instant::now();
         if self.round.is_some() || begun < self.rest {
             return Ok(false);

@@ -1,5 +1,7 @@
 //! Listings: read a consumer up to a proven end, and keys by name.
 
+mod opening;
+
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,20 +13,18 @@ use tokio::time::Instant;
 
 use super::by_name::{BATCH_KEYS, Trust};
 use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
-use super::core::{StoreCore, pause};
+use super::core::StoreCore;
 use super::filters::filters_for;
 use super::initial_sync::completes;
 use super::lag::Lag;
-use super::leader::{self, Last, Listing, MessageAt};
+use super::leader::{self, Last, Listing};
 use super::stream_info::StreamInfo;
 use super::subjects::Subjects;
 use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
 use crate::backend::source::{self, items};
 use crate::store::backoff;
 use crate::store::timer::sleep;
-use crate::store::{
-    Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope,
-};
+use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, WatchScope};
 
 /// Minimum time between two requests for the end of a history.
 const REST: Duration = Duration::from_millis(10);
@@ -77,12 +77,15 @@ struct Scan {
     /// The last sequence of the stream before the consumer was created, and the consumer's lag.
     bound: u64,
     lag: Lag,
+    /// Whether the consumer's count at its creation is certain.
+    is_counted: bool,
     /// Whether the newest entry of each key is requested, and not all existing entries.
     newest: bool,
     /// Subjects that were delivered.
     delivered: Subjects,
     /// Up to here each subject has one message at most: the end of the stream before the first
-    /// consumer, or 0 if a consumer so far may have been behind the leader.
+    /// consumer. 0 if that consumer may be behind the leader, and for later ones: if a server came
+    /// back without some messages, it assigns their sequences again.
     unique_until: u64,
     /// The last message of a consumer.
     last: Last,
@@ -167,6 +170,7 @@ impl Scan {
             incarnation: None,
             bound: 0,
             lag: Lag::Unknown,
+            is_counted: false,
             newest: true,
             delivered: Subjects::default(),
             unique_until: 0,
@@ -216,10 +220,12 @@ impl Scan {
                     let waiting = consumer.pending_at_start;
                     let step = self.receive(message, &delivery);
                     if self.entries_left == Some(0)
-                        || self.lag == Lag::None && completes(&delivery, waiting, self.bound)
+                        || self.is_counted && completes(&delivery, waiting, self.bound)
                     {
                         self.source = Source::Done;
-                    } else if self.lag.may_end_with(&delivery, waiting, self.bound) {
+                    } else if self.lag.may_end_with(&delivery, waiting, self.bound)
+                        || !self.is_counted && delivery.consumer_sequence >= waiting
+                    {
                         Box::pin(self.find_end(deadline)).await?;
                     }
                     Ok(step)
@@ -416,85 +422,5 @@ impl Scan {
             self.core.bucket.name
         );
         Err(KvError::Unavailable { operation: self.operation, reason, source: None })
-    }
-
-    /// Whether the leader still has the last message, or one that superseded it. If it does not,
-    /// the stream was restored from a copy, and other messages may have taken the sequences before
-    /// it.
-    async fn is_intact(&self, info: &StreamInfo, deadline: Deadline) -> KvResult<bool> {
-        let (core, operation, last) = (&self.core, self.operation, &self.last);
-        if info.last_sequence() < last.sequence {
-            return Ok(false);
-        }
-        let found =
-            leader::message_at(core, operation, last.sequence, &self.spec.filters, deadline)
-                .await?;
-        let is_other = matches!(found, MessageAt::Time(time) if last.time != Some(time));
-        Ok(!is_other && !last.is_lost(core, operation, deadline).await?)
-    }
-
-    /// Creates the first consumer, or another one that resumes after the last message.
-    async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
-        let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
-        let mut placing = leader::placement_pauses();
-        loop {
-            let info = self.core.info(self.operation, deadline).await?;
-            self.check_store(&info)?;
-            let settings = info.settings();
-            // A bucket of other clients may keep more than can be counted here, and then drops none
-            // meanwhile.
-            self.entries_left.get_or_insert_with(|| match settings.history {
-                u8::MAX => u64::MAX,
-                history => u64::from(history),
-            });
-            if self.newest && self.last.sequence > 0 {
-                if !self.is_intact(&info, deadline).await? {
-                    (self.last, self.unique_until) = (Last::default(), 0);
-                } else if settings.history != 1 {
-                    self.read_rest();
-                    return Ok(());
-                }
-            }
-            self.spec.start = match self.last.sequence {
-                0 if self.newest => Start::LastPerSubject,
-                last => Start::Sequence(last + 1),
-            };
-            self.spec.inactive = settings.longest_inactive(INACTIVE);
-            let core = &self.core;
-            let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
-            match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
-                // Another replica may still have values that were replaced and keys that were
-                // deleted.
-                Ok(consumer)
-                    if core.consistency == ReadConsistency::Leader
-                        && consumer.lag(&info) != Lag::None =>
-                {
-                    drop(consumer);
-                    pause(&mut placing, self.operation, deadline).await?;
-                }
-                Ok(consumer) => {
-                    if self.last.sequence > 0 {
-                        // The store may have been recreated between the stream information and the
-                        // consumer.
-                        self.check_store(&self.core.info(self.operation, deadline).await?)?;
-                    }
-                    self.lag = consumer.lag(&info);
-                    self.bound = info.last_sequence();
-                    if self.lag != Lag::None || self.last.sequence == 0 && self.delivered.is_empty()
-                    {
-                        self.unique_until = if self.lag == Lag::None { self.bound } else { 0 };
-                    }
-                    let is_done = consumer.pending_at_start == 0
-                        && (self.lag == Lag::None || self.reaches_leader(deadline).await?);
-                    self.source =
-                        if is_done { Source::Done } else { Source::Consumer(Box::new(consumer)) };
-                    return Ok(());
-                }
-                Err(error) if error.code == 503 => {
-                    pause(&mut pauses, self.operation, deadline).await?;
-                }
-                Err(error) => return Err(error.into_error(self.operation, &core.bucket.name)),
-            }
-        }
     }
 }

@@ -107,6 +107,11 @@ impl StreamInfo {
         parse_time(&self.state.last_ts)
     }
 
+    /// Returns whether nothing was written between the two answers about one stream.
+    pub(super) fn has_end_of(&self, other: &Self) -> bool {
+        (self.last_sequence(), self.last_time()) == (other.last_sequence(), other.last_time())
+    }
+
     /// Returns the server's time of the answer.
     pub(super) fn now(&self) -> SystemTime {
         parse_time(&self.ts)

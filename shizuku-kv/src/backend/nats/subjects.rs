@@ -6,9 +6,9 @@ use hashbrown::hash_table::{Entry, HashTable};
 
 /// The subjects that a listing or the initial state of a watch has delivered.
 ///
-/// They are stored as 128-bit hashes with keys of this process, at 16 to 20 bytes each: as a list
-/// until a subject is searched for, which usually never happens, because appending to it takes a
-/// fraction of the time of an insertion into a table.
+/// They are stored as 128-bit hashes with keys of this process, at 16 to 40 bytes each, because the
+/// capacity doubles: as a list until a subject is searched for, which usually never happens,
+/// because appending to it takes a fraction of the time of an insertion into a table.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     appended: Vec<(u64, u64)>,

@@ -76,7 +76,7 @@ impl Source for Box<NatsWatch> {
 
     async fn next(&mut self) -> KvResult<Option<Item>> {
         loop {
-            self.is_plain = None;
+            self.plain_within = None;
             if let Some(item) = self.step().await? {
                 return Ok(Some(item));
             }
@@ -107,8 +107,9 @@ struct Floor {
     /// Server's time of that report.
     told: SystemTime,
     is_empty: bool,
-    /// Whether the first consumer was created after this report, or nothing was written between the
-    /// two. If so, a complete state includes every message in scope up to `sequence`.
+    /// Whether the present consumer is level with the leader, and nothing was written between its
+    /// creation and this report, or the next one. If so, a complete state includes every message in
+    /// scope up to `sequence`.
     is_covered: bool,
 }
 
@@ -151,11 +152,13 @@ struct NatsWatch {
     initial: Vec<StreamMessage>,
     /// The state is complete, and the caught-up marker follows the delivered items.
     is_marker_due: bool,
+    /// The leader is asked whether the state is complete with the delivered items.
+    is_proof_due: bool,
     /// Number of heartbeats in a row since the watch has caught up.
     quiet: u32,
-    /// Whether the messages of the present slice of the consumer need no decision that depends on
-    /// the time or on other answers. `None` if that is unknown.
-    is_plain: Option<bool>,
+    /// The messages of the present slice of the consumer that are delayed by less need no decision
+    /// that depends on the time. `None` if that is unknown.
+    plain_within: Option<Duration>,
     /// Whether the leader had a newer message than the delivered ones at the last heartbeat.
     missing: bool,
     /// Time at which the watch last received a message directly after its arrival.
@@ -205,8 +208,9 @@ impl NatsWatch {
             caught_up: false,
             initial: Vec::new(),
             is_marker_due: false,
+            is_proof_due: false,
             quiet: 0,
-            is_plain: None,
+            plain_within: None,
             missing: false,
             current: SuspendAwareInstant::now(),
             clock: None,
@@ -252,6 +256,10 @@ impl NatsWatch {
         }
         if std::mem::take(&mut self.is_marker_due) {
             return Ok(Some(Box::pin(self.catch_up()).await));
+        }
+        if self.is_proof_due {
+            Box::pin(self.prove()).await?;
+            return Ok(None);
         }
         let consumer = match &mut self.state {
             State::Starting { pause } => {

@@ -1,11 +1,12 @@
 //! Messages and heartbeats of the consumer of a watch, and the caught-up marker.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Message;
 
 use super::super::consumer::HEARTBEAT;
 use super::super::expiry::Expiry;
+use super::super::initial_sync::End;
 use super::super::leader::{self, Found, MessageAt};
 use super::super::settings::SHORTEST_TTL;
 use super::super::wire::{DeliveryInfo, StreamMessage, delivered};
@@ -23,16 +24,16 @@ impl NatsWatch {
     /// Returns the item of the next message that has arrived, if it needs nothing but its delivery:
     /// no request, no wait, and no other state of the watch.
     pub(super) fn next_plain(&mut self) -> Option<Item> {
-        if self.is_marker_due || !self.initial.is_empty() {
+        if self.is_marker_due || self.is_proof_due || !self.initial.is_empty() {
             return None;
         }
         loop {
             let State::Reading(consumer) = &mut self.state else { return None };
             if consumer.begin_slice() {
-                self.is_plain = None;
+                self.plain_within = None;
             }
             let delivery = consumer.peek()?;
-            if delivery.stream_sequence <= self.position || !self.is_slice_plain() {
+            if delivery.stream_sequence <= self.position || !self.is_plain(&delivery) {
                 return None;
             }
             let State::Reading(consumer) = &mut self.state else { return None };
@@ -49,12 +50,20 @@ impl NatsWatch {
         }
     }
 
-    /// Returns whether [`receive`](Self::receive) would make no request because of the time. That
-    /// is the same for all messages of a slice, because one time stands for the arrival of all.
-    fn is_slice_plain(&mut self) -> bool {
-        let State::Reading(consumer) = &mut self.state else { return false };
-        if let Some(is_plain) = self.is_plain {
-            return is_plain;
+    /// Returns whether [`receive`](Self::receive) would make no request because of the time.
+    fn is_plain(&mut self, delivery: &DeliveryInfo) -> bool {
+        let State::Reading(consumer) = &self.state else { return false };
+        let now = consumer.had_arrived();
+        let within = self.slice_within();
+        within == Duration::MAX || self.behind(delivery.time(), &now) < within
+    }
+
+    /// Returns the delay below which the messages of the present slice are plain: `MAX` if each of
+    /// them is. One time stands for the arrival of all.
+    fn slice_within(&mut self) -> Duration {
+        let State::Reading(consumer) = &mut self.state else { return Duration::ZERO };
+        if let Some(within) = self.plain_within {
+            return within;
         }
         if self.caught_up {
             consumer.use_long_heartbeat();
@@ -63,11 +72,15 @@ impl NatsWatch {
         (self.quiet, self.missing, self.pauses) = (0, false, None);
         let unheard = now.since(&self.current);
         let life = self.core.bucket.settings().tombstone_life;
-        let is_plain = life.is_none_or(|life| unasked.max(unheard) < life)
-            && !(unheard >= SHORTEST_TTL && self.learns(&now))
-            && !(self.caught_up && now.since(&self.compared) >= COMPARE_BUSY);
-        self.is_plain = Some(is_plain);
-        is_plain
+        let is_compared = self.caught_up && now.since(&self.compared) >= COMPARE_BUSY;
+        let within = if is_compared || life.is_some_and(|life| unasked >= life) {
+            Duration::ZERO
+        } else {
+            let learns = (unheard >= SHORTEST_TTL && self.learns(&now)).then_some(SHORTEST_TTL);
+            let within = life.into_iter().chain(learns).min();
+            within.filter(|within| unheard >= *within).unwrap_or(Duration::MAX)
+        };
+        *self.plain_within.insert(within)
     }
 
     /// Records a message after the position.
@@ -81,24 +94,15 @@ impl NatsWatch {
     ) -> KvResult<Option<Item>> {
         let State::Reading(consumer) = &mut self.state else { return Ok(None) };
         (self.quiet, self.missing) = (0, false);
-        let complete = match &mut self.state_sync {
-            Some(state) => {
-                let deadline = Deadline::after(HEARTBEAT);
-                state.receive(&message.subject, delivery, consumer, deadline).await
-            }
-            None => false,
+        let end = match &mut self.state_sync {
+            Some(state) => state.receive(&message.subject, delivery, consumer),
+            None => End::Ahead,
         };
-        if self.caught_up || complete {
+        if self.caught_up {
             consumer.use_long_heartbeat();
         }
-        let stalls = self.has_list && consumer.may_stall();
         let now = self.alive();
-        if complete && stalls {
-            self.leave_list();
-        } else if !complete {
-            self.leave_behind(false);
-        }
-        let behind = self.behind(delivery, &now);
+        let behind = self.behind(delivery.time(), &now);
         if behind >= SHORTEST_TTL {
             self.learn(&now).await;
         }
@@ -113,8 +117,53 @@ impl NatsWatch {
         if life.is_some_and(|life| behind >= life) {
             return Err(self.expired(Expiry::TombstonesForgotten));
         }
-        self.is_marker_due = complete;
-        Ok(self.deliver(message, delivery))
+        let item = self.deliver(message, delivery);
+        self.note_end(end);
+        Ok(item)
+    }
+
+    /// Records how far the delivered messages are from the end of the state.
+    pub(super) fn note_end(&mut self, end: End) {
+        (self.is_marker_due, self.is_proof_due) = (end == End::Reached, end == End::Unknown);
+        match end {
+            End::Reached => self.complete(),
+            End::Unknown => {}
+            End::Ahead => self.leave_behind(false),
+        }
+    }
+
+    /// Asks the leader whether the state is complete. Everything up to the position has been
+    /// delivered. If no answer arrives, a later message asks again.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    pub(super) async fn prove(&mut self) -> KvResult<()> {
+        let is_complete = match &mut self.state_sync {
+            Some(state) => state.prove(self.position, Deadline::after(HEARTBEAT)).await,
+            None => Ok(false),
+        };
+        if !is_complete.unwrap_or(false) {
+            self.note_end(End::Ahead);
+            return Ok(());
+        }
+        // The leader may have removed a tombstone that has not been delivered. The messages of the
+        // slice arrived before the answer.
+        let behind = self.behind(self.as_of, &SuspendAwareInstant::now());
+        let life = self.core.bucket.settings().tombstone_life;
+        if life.is_some_and(|life| behind >= life) {
+            return Err(self.expired(Expiry::TombstonesForgotten));
+        }
+        self.note_end(End::Reached);
+        Ok(())
+    }
+
+    /// The state is complete with the messages delivered so far.
+    fn complete(&mut self) {
+        let State::Reading(consumer) = &mut self.state else { return };
+        consumer.use_long_heartbeat();
+        if self.has_list && consumer.may_stall() {
+            self.leave_list();
+        }
     }
 
     /// Moves the position to a message. Returns the item to deliver.
@@ -205,17 +254,16 @@ impl NatsWatch {
         }
     }
 
-    /// Returns the delay of this message: the time since it was stored, or since the watch last
+    /// Returns the delay of a message: the time since it was stored, or since the watch last
     /// received a fresh message, whichever is shorter.
-    fn behind(&self, delivery: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
+    fn behind(&self, stored: SystemTime, now: &SuspendAwareInstant) -> Duration {
         let unheard = now.since(&self.current);
         if unheard < SHORTEST_LIFE {
             return unheard;
         }
         // The age of the message by the server's clock, which is extrapolated from the last start.
-        let age = self
-            .clock
-            .and_then(|(then, at)| (then + now.since(&at)).duration_since(delivery.time()).ok());
+        let age =
+            self.clock.and_then(|(then, at)| (then + now.since(&at)).duration_since(stored).ok());
         age.unwrap_or_default().min(unheard)
     }
 
@@ -236,8 +284,11 @@ impl NatsWatch {
 
     /// Returns the caught-up marker.
     ///
-    /// The cursor of the marker is as new as possible: the floor, if the last message in scope is
-    /// older.
+    /// Its cursor is the floor if the last message in scope is older, and nothing in between is
+    /// still to come. That is certain if the floor is covered. Otherwise a deletion in between may
+    /// have arrived, although the leader has nothing newer because its tombstone was removed. Then
+    /// the leader's answer counts only if no key of the reader can be deleted so: before the first
+    /// message, and with one key, whose message at the position still exists (ADR 0080).
     pub(super) async fn catch_up(&mut self) -> Item {
         self.caught_up = true;
         let state = self.state_sync.take();
@@ -246,7 +297,8 @@ impl NatsWatch {
         if let Some(floor) = self.floor
             && (floor.sequence > self.position || self.position == 0)
         {
-            if floor.is_covered || has_reached || self.covers_floor().await {
+            let may_ask = self.position == 0 || self.is_one_key();
+            if floor.is_covered || may_ask && (has_reached || self.covers_floor().await) {
                 // If the message at the floor is gone, the cursor has a later time: see
                 // `CursorState::is_gone`. A watch of all keys would have delivered that message.
                 let is_gone =

@@ -6,15 +6,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
-
 use super::super::census::{Census, Change};
 use super::super::consumer::{INACTIVE, OrderedConsumer, Spec, Start};
 use super::super::denials::Form;
 use super::super::expiry::{CursorState, Expiry, Retained, expiry};
 use super::super::figures::exact_filter;
 use super::super::filters::MOST_FILTERS;
-use super::super::initial_sync::StateSync;
+use super::super::initial_sync::{End, StateSync};
 use super::super::lag::Lag;
 use super::super::leader::{self, MessageAt};
 use super::super::settings::{SHORTEST_TTL, Settings};
@@ -45,6 +43,11 @@ impl NatsWatch {
             && !self.core.link.is_denied(Form::LeaderMessage, &self.core.bucket.stream)
     }
 
+    /// Returns whether the server delivers the messages of one key only.
+    pub(super) fn is_one_key(&self) -> bool {
+        matches!(self.scope, WatchScope::Key(_)) && self.has_exact_filter()
+    }
+
     /// Returns whether the server delivers the keys in scope and no others.
     fn has_exact_filter(&self) -> bool {
         exact_filter(&self.core, &self.scope).as_slice() == self.filters
@@ -56,21 +59,24 @@ impl NatsWatch {
     ///
     /// - **Complete state.** The end of the stream afterwards is the end at the creation if it was
     ///   the same before, or if its message is older than the consumer. Otherwise the end is
-    ///   unknown, and the leader is asked once the state is delivered. A single key needs no end:
-    ///   the consumer begins with the newest message of the key. If that message is superseded
+    ///   unknown, and the leader is asked once the state is delivered. One existing key needs no
+    ///   end: the consumer begins with the newest message of the key. If that message is superseded
     ///   before its turn, the successor arrives. So the first message completes the state.
     /// - **Incarnation.** The stream is the same before and after the creation, so that the
     ///   consumer belongs to it.
     /// - **Cursor of the marker.** If the end at the creation is known, the state includes all
-    ///   messages up to it. Otherwise the leader is asked once the state is complete: see
-    ///   [`Floor::is_covered`].
+    ///   messages up to it. Otherwise see [`catch_up`](Self::catch_up).
     async fn start_at_once(&mut self, deadline: Deadline) -> KvResult<Option<OrderedConsumer>> {
         let core = Arc::clone(&self.core);
-        let (known, sent) = (core.bucket.settings_arc(), Instant::now());
+        let (known, sent) = (core.bucket.settings_arc(), SuspendAwareInstant::now());
         let spec = self.spec(Start::LastPerSubject, &known);
         let (link, name) = (Arc::clone(&core.link), self.next_name());
         let created = OrderedConsumer::create(link, OPERATION, &spec, name, deadline).await?;
-        let Ok(mut consumer) = created else { return Ok(None) };
+        let Ok(mut consumer) = created else {
+            // The next attempt would be rejected for the same reason.
+            self.needs_info = true;
+            return Ok(None);
+        };
         // The messages arrive while the stream information is read.
         consumer.request_first().await;
         let info = core.info(OPERATION, deadline);
@@ -87,13 +93,14 @@ impl NatsWatch {
         let is_unchanged = known.end == info.last_sequence() && known.end_time == info.last_time();
         let is_end_known = is_unchanged || consumer.is_newer_than_all(&info, since);
         self.set_floor(&info, is_end_known && lag == Lag::None);
-        let bound = match self.scope {
-            WatchScope::Key(_) => Some(u64::MAX),
-            _ => is_end_known.then(|| info.last_sequence()),
+        let bound = if self.is_one_key() && consumer.pending_at_start > 0 {
+            Some(u64::MAX)
+        } else {
+            is_end_known.then(|| info.last_sequence())
         };
         let mut state = self.level_state(&spec, &info);
         state.begin(lag, spec.start, bound, &info);
-        self.sync_state(state, &consumer, None, deadline).await?;
+        self.sync_state(state, &consumer, None);
         self.started(&info);
         Ok(Some(consumer))
     }
@@ -117,8 +124,10 @@ impl NatsWatch {
             let Some(keys) = by_name else { return Ok(None) };
             core.many_as_of(OPERATION, keys, info.last_sequence(), deadline).await.map(Some)
         };
-        let (created, read, (rewritten, is_gone)) =
-            tokio::try_join!(create, read, self.compare_position(&info, deadline))?;
+        let (created, read, compared) =
+            tokio::join!(create, read, self.compare_position(&info, deadline));
+        // An expired cursor is reported even if the creation fails.
+        let (rewritten, is_gone) = compared?;
         if is_gone && self.position == info.last_sequence() {
             // A write between the two requests may have superseded the message.
             let later = core.info(OPERATION, deadline).await?;
@@ -126,9 +135,9 @@ impl NatsWatch {
         } else {
             self.check(&info, None, rewritten, is_gone)?;
         }
-        let life = info.settings().tombstone_life;
+        let (life, read) = (info.settings().tombstone_life, read?);
         let mut consumer =
-            created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
+            created?.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
         if spec.start == Start::LastPerSubject && self.has_exact_filter() {
             self.count_keys(&consumer);
         }
@@ -146,12 +155,20 @@ impl NatsWatch {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
-        self.set_floor(&info, true);
+        // Tombstones after the position may have expired before the consumer existed. A position at
+        // the end had none yet.
+        let is_at_end = self.position == info.last_sequence();
+        let complete_until = if is_at_end { info.now().max(self.as_of) } else { self.as_of };
+        self.check_cursor(&again, complete_until, false, false)?;
+        let is_end_known = again.has_end_of(&info);
+        let lag = consumer.lag(&info);
+        self.set_floor(&info, is_end_known && lag == Lag::None);
         let outstanding = read.map(|read| self.read_by_name(read, &info));
         if !self.caught_up {
             let mut state = self.level_state(&spec, &info);
-            state.begin(consumer.lag(&info), spec.start, Some(info.last_sequence()), &info);
-            self.sync_state(state, &consumer, outstanding, deadline).await?;
+            let bound = is_end_known.then(|| info.last_sequence());
+            state.begin(lag, spec.start, bound, &info);
+            self.sync_state(state, &consumer, outstanding);
         }
         self.started(&info);
         Ok(consumer)
@@ -204,9 +221,11 @@ impl NatsWatch {
     }
 
     /// Records the end of the stream, unless the watch has delivered something since the first
-    /// record.
+    /// record. Then the present consumer still decides whether the end is covered.
     fn set_floor(&mut self, info: &StreamInfo, is_covered: bool) {
-        if self.from_state || self.floor.is_none() {
+        if let Some(floor) = self.floor.as_mut().filter(|_| !self.from_state) {
+            floor.is_covered = is_covered;
+        } else {
             self.floor = Some(Floor {
                 sequence: info.last_sequence(),
                 time: info.last_time(),
@@ -227,23 +246,20 @@ impl NatsWatch {
 
     /// Queues the caught-up marker if the state is complete already. `outstanding` has the subjects
     /// that a read by name left to the consumer.
-    async fn sync_state(
+    fn sync_state(
         &mut self,
         state: StateSync,
         consumer: &OrderedConsumer,
         outstanding: Option<HashSet<String>>,
-        deadline: Deadline,
-    ) -> KvResult<()> {
-        let position = self.position;
+    ) {
         let state = self.state_sync.insert(state);
-        let is_complete = match outstanding {
+        let end = match outstanding {
             Some(outstanding) => state.was_read(outstanding),
             // No message was waiting, so that the consumer may never deliver one.
-            None if consumer.pending_at_start == 0 => state.is_empty(position, deadline).await?,
-            None => false,
+            None if consumer.pending_at_start == 0 => state.is_empty(),
+            _ => End::Ahead,
         };
-        self.is_marker_due = is_complete;
-        Ok(())
+        self.note_end(end);
     }
 
     /// Records that the watch reads from a consumer that was created close to this stream
@@ -272,8 +288,8 @@ impl NatsWatch {
         outstanding
     }
 
-    /// Checks that the watch can resume without a gap. `keys` is the number of keys in scope, if it
-    /// is already known.
+    /// Checks that the watch can resume without a gap, and that no entry has left the store without
+    /// a message. `keys` is the number of keys in scope, if it is already known.
     fn check(
         &mut self,
         info: &StreamInfo,
@@ -281,13 +297,42 @@ impl NatsWatch {
         rewritten: bool,
         is_gone: bool,
     ) -> KvResult<()> {
-        let found = info.incarnation(&self.core.bucket.stream);
         if self.from_state {
-            self.incarnation = Some(found);
+            self.incarnation = Some(info.incarnation(&self.core.bucket.stream));
         }
-        // The age is measured by the server's clock since the last message, or since the watch last
-        // received a fresh message, whichever is shorter.
-        let age = info.now().duration_since(self.as_of).unwrap_or_default();
+        self.check_cursor(info, self.as_of, rewritten, is_gone)?;
+        if self.from_state {
+            self.census = None;
+        }
+        let settings = info.settings();
+        let keys = keys.or_else(|| (self.scope == WatchScope::All).then(|| info.subjects()));
+        let census = Census::new(info, keys);
+        // Before the watch has caught up, entries that were not delivered may be removed. The
+        // comparison then follows later, with the first census.
+        if self.caught_up || self.census.is_none() {
+            let before = self.census;
+            match self.compare_census(census, &settings) {
+                Change::None => {}
+                Change::Lost => return Err(self.expired(Expiry::Vanished)),
+                // The next comparison requests the tombstones.
+                Change::Fewer(_) => self.census = before,
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the watch can resume without a gap. It missed nothing until `complete_until`.
+    fn check_cursor(
+        &self,
+        info: &StreamInfo,
+        complete_until: SystemTime,
+        rewritten: bool,
+        is_gone: bool,
+    ) -> KvResult<()> {
+        let found = info.incarnation(&self.core.bucket.stream);
+        // The age is measured by the server's clock, or since the watch last received a fresh
+        // message, whichever is shorter.
+        let age = info.now().duration_since(complete_until).unwrap_or_default();
         let heard = self.current.elapsed().max(self.unasked);
         let age = if self.unchecked_cursor { age } else { age.min(heard) };
         let cursor = CursorState {
@@ -296,7 +341,7 @@ impl NatsWatch {
             rewritten,
             is_gone,
             age,
-            given_by_user: self.unchecked_cursor,
+            given_by_user: self.unchecked_cursor && complete_until == self.as_of,
             fresh: self.from_state,
         };
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
@@ -313,26 +358,7 @@ impl NatsWatch {
             cursors_from: settings.cursors_from.max(known.cursors_from),
             tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
         };
-        if let Some(expiry) = expiry(&cursor, &stream) {
-            return Err(self.expired(expiry));
-        }
-        if self.from_state {
-            self.census = None;
-        }
-        let keys = keys.or_else(|| (self.scope == WatchScope::All).then(|| info.subjects()));
-        let census = Census::new(info, keys);
-        // Before the watch has caught up, entries that were not delivered may be removed. The
-        // comparison then follows later, with the first census.
-        if self.caught_up || self.census.is_none() {
-            let before = self.census;
-            match self.compare_census(census, &settings) {
-                Change::None => {}
-                Change::Lost => return Err(self.expired(Expiry::Vanished)),
-                // The next comparison requests the tombstones.
-                Change::Fewer(_) => self.census = before,
-            }
-        }
-        Ok(())
+        expiry(&cursor, &stream).map_or(Ok(()), |expiry| Err(self.expired(expiry)))
     }
 
     /// Returns the error of a start that has found two incarnations of the store. A watch that
