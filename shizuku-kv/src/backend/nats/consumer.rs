@@ -153,9 +153,10 @@ impl OrderedConsumer {
     /// Returns whether the last message of the stream is certainly older than the consumer. The
     /// creation was requested `since` before this stream information was read.
     ///
-    /// Without a cluster, one clock dates both. It may have been set in between: forwards, which
-    /// makes later messages look later, or backwards. If it still is after the creation, it was set
-    /// back by less than `since`, so that a later message is dated earlier by less than that.
+    /// Without a cluster, one clock dates both. The clock may have been set forward in between,
+    /// which makes later messages look even later. It may also have been set back. If the stream
+    /// information is still dated after the creation, it was set back by less than `since`. A later
+    /// message is then dated too early by less than that.
     pub(super) fn is_newer_than_all(&self, info: &StreamInfo, since: Duration) -> bool {
         self.server.is_none()
             && self.created <= info.now()

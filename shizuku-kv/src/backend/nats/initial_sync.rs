@@ -82,7 +82,7 @@ pub(super) struct StateSync {
     /// The last sequence of the stream before and after the creation of the present consumer, if
     /// the two are known to be equal. The maximum for one existing key, which needs none.
     bound: Option<u64>,
-    /// The same, or a later one that is known. From here on the leader is asked.
+    /// Sequence from which on the leader is asked: `bound`, or a later end that is known.
     end: u64,
     /// Position of the newest message in scope on the leader, if it was the last one delivered.
     reached: Option<u64>,

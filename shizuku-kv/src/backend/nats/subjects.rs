@@ -16,7 +16,8 @@ pub(super) struct Subjects {
 }
 
 impl Subjects {
-    /// Adds a subject, which was rarely added before.
+    /// Adds a subject that is expected to be new. A subject that is added twice is stored once when
+    /// the list becomes a table.
     pub(super) fn add_unique(&mut self, subject: &str) {
         self.appended.push(self.table.hash(subject));
     }
@@ -52,7 +53,7 @@ impl Subjects {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     keys: [RandomState; 2],
-    /// By the first half: it need not be hashed again.
+    /// Placed by the first half of the hash, which need not be hashed again.
     hashes: HashTable<(u64, u64)>,
 }
 

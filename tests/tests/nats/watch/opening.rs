@@ -50,8 +50,8 @@ impl World {
         Self { server, proxy, connection, store, direct }
     }
 
-    /// Opens a watch. Changes the store once the consumer exists, before the client is
-    /// told so.
+    /// Opens a watch. Changes the store when the consumer exists, before the client receives the
+    /// answer.
     async fn watch_around(&self, scope: WatchScope, change: impl AsyncFnOnce()) -> Watch {
         self.proxy.hold_answers(true);
         let store = self.store.clone();

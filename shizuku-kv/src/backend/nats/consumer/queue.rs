@@ -20,7 +20,7 @@ const SLICE: usize = 64;
 pub(super) struct Queue {
     arriving: Subscriber,
     slice: VecDeque<Message>,
-    /// The messages of the slice had arrived at this time.
+    /// A time at which all messages of the slice had arrived.
     had_arrived: SuspendAwareInstant,
 }
 
@@ -47,8 +47,8 @@ impl Queue {
     /// Lets other tasks run if it is their turn, then begins a slice of the messages that have
     /// arrived, if any.
     pub(super) async fn begin_slice(&mut self) {
-        // The first read below does not depend on the budget, or its message would seem to have
-        // been waited for.
+        // The first read below ignores the budget. Otherwise the reader would wait for a message
+        // that has arrived, and the message would count as fresh.
         consume_budget().await;
         let first = unconstrained(self.arriving.next()).now_or_never().flatten();
         self.fill(first);
