@@ -91,7 +91,7 @@ use crate::store::{
 /// | none | this process writes, and others may open it with `read_only=true`; a second writer is rejected |
 /// | `read_only=true` | this process reads and watches, beside a writer or without one |
 /// | `shared=true` | any number of processes write; on local disks only |
-/// | `exclusive=true` | no other process may open the folder; the cheapest durable put |
+/// | `exclusive=true` | no other process may open the folder, not even to read |
 /// | `mode=0660` | permissions of new files, whatever the umask, such as for a group; 0600 otherwise |
 /// | `label=NAME` | name of this process in the errors of others; its program otherwise |
 /// | `sync=always` | an acknowledged write is on disk; the only value, because others are reserved |
