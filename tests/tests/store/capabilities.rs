@@ -39,6 +39,7 @@ async fn every_server_has_all_capabilities_except_ttl() {
     assert!(capabilities.watch && capabilities.watch_resume);
     assert!(capabilities.max_age && capabilities.leader_reads && capabilities.fenced_writes);
     assert!(capabilities.persistent && capabilities.shared);
+    assert!(capabilities.ordered_versions && capabilities.linearizable_reads);
     assert_eq!(capabilities.max_history, 64);
     assert_eq!(capabilities.key_ttl, has_markers());
     assert_eq!(capabilities.expiry_events, has_markers());

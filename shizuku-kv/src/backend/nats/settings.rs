@@ -85,7 +85,7 @@ impl Settings {
             end_time: info.last_time(),
             history,
             counts_replaced: history != 1 || info.number("num_replicas") > 1,
-            has_one_copy: info.number("num_replicas") <= 1,
+            has_one_copy: info.number("num_replicas") == 1,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
             // With a longer history, the previous value would be restored when the newest expires
@@ -174,8 +174,24 @@ impl Settings {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn only_a_stream_that_reports_one_replica_has_one_copy() {
+        for (replicas, has_one) in [(json!(1), true), (json!(3), false), (json!(null), false)] {
+            let info: StreamInfo = serde_json::from_value(json!({
+                "config": { "name": "KV_x", "num_replicas": replicas },
+                "created": "2026-12-01T00:00:00Z",
+                "state": { "first_seq": 0, "last_seq": 0, "last_ts": "0001-01-01T00:00:00Z" },
+            }))
+            .unwrap();
+            assert_eq!(info.settings().has_one_copy, has_one, "{replicas}");
+        }
+    }
 
     #[test]
     fn longer_life_is_recognized() {
