@@ -48,14 +48,16 @@ pub(super) async fn watch(
     // Created before the first read, so that it notices every later commit.
     let changes = state.engine.changes_of(state.id);
     let selector = Arc::new(Selector::new(&scope));
-    if from.is_some_and(|cursor| cursor.incarnation() != &state.incarnation) {
-        let reason =
-            "the cursor belongs to another store, or to one that was deleted and recreated";
-        return Err(expired(&state, reason));
-    }
+    let is_foreign = from.is_some_and(|cursor| cursor.incarnation() != &state.incarnation);
     let cursor = from.map(|cursor| (cursor.position(), nanos(cursor.as_of())));
     let shared = Arc::clone(&state);
+    // The end of the store or of the connection comes before a fault of the cursor.
     let begin = state.read(Call::new(OPERATION, deadline), move |entries, end| {
+        if is_foreign {
+            let reason =
+                "the cursor belongs to another store, or to one that was deleted and recreated";
+            return Err(Gap::Expired(reason).of(&shared));
+        }
         if let Some((position, as_of)) = cursor {
             resume(entries, end, position, as_of).map_err(|fault| fault.of(&shared))?;
         }
