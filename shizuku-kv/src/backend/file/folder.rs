@@ -136,6 +136,10 @@ impl Folder {
         self.options.mode
     }
 
+    pub(super) fn has_events(&self) -> bool {
+        self.options.has_events
+    }
+
     /// Returns the path of the database.
     pub(super) fn file(&self) -> &Path {
         &self.file

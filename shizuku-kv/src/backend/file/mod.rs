@@ -165,12 +165,23 @@ impl FileConnection {
     /// Returns [`KvError::Timeout`] if opening takes longer than 5 s, or [`KvError::Unavailable`]
     /// with the process in the way if one is found. All errors of the folder name its path.
     pub async fn open(url: &str) -> KvResult<Self> {
+        Self::open_with(url, true).await
+    }
+
+    /// Opens a folder without events of its file, so that only the interval notices the commits of
+    /// other processes. For tests of this library.
+    #[doc(hidden)]
+    pub async fn open_without_events(url: &str) -> KvResult<Self> {
+        Self::open_with(url, false).await
+    }
+
+    async fn open_with(url: &str, has_events: bool) -> KvResult<Self> {
         in_runtime("connect")?;
         let Some(rest) = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("file:")) else {
             let reason = "it does not begin with \"file:\"; write file:./data".to_owned();
             return Err(KvError::InvalidUrl { reason });
         };
-        let options = Options::parse(&url[rest.len()..])?;
+        let options = Options { has_events, ..Options::parse(&url[rest.len()..])? };
         let call = Call::new("connect", Deadline::after(Deadline::DEFAULT));
         let engine = Arc::new(Engine::open(options, call).await?);
         let (states, handles) = (Mutex::default(), OpenStores::new());

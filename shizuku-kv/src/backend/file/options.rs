@@ -54,6 +54,8 @@ pub(super) struct Options {
     pub(super) permissions: u32,
     /// A name for this process in the errors of others.
     pub(super) label: Option<String>,
+    /// Whether events of the file are used, besides the interval.
+    pub(super) has_events: bool,
 }
 
 impl Options {
@@ -94,6 +96,7 @@ impl Options {
             mode: Mode::default(),
             permissions: 0o600,
             label: None,
+            has_events: true,
         };
         let mut modes = Vec::new();
         for option in query.split('&').filter(|option| !option.is_empty()) {

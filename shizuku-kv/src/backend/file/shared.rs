@@ -86,7 +86,8 @@ pub(super) fn no_thread(operation: &'static str, error: std::io::Error) -> KvErr
 impl Shared {
     pub(super) fn new(folder: Folder, database: Opened) -> Self {
         let notices = folder.mode().notices_others();
-        let wake = notices.then(|| Wake::new(folder.file().to_owned(), POLL));
+        let events = folder.has_events().then(|| folder.file().to_owned());
+        let wake = notices.then(|| Wake::new(events, POLL));
         // The first round finds work that an earlier process has left.
         let writes =
             Writes { collects: true, resumes: true, next_due: Some(0), ..Writes::default() };

@@ -9,7 +9,8 @@ use crate::store::lock;
 
 /// The wait of the thread that notices commits.
 pub(super) struct Wake {
-    file: PathBuf,
+    /// The file whose events are used. Without one, the interval remains.
+    file: Option<PathBuf>,
     interval: Duration,
     is_closed: Mutex<bool>,
     changed: Condvar,
@@ -17,7 +18,7 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    pub(super) fn new(file: PathBuf, interval: Duration) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, interval: Duration) -> Self {
         let (is_closed, changed) = (Mutex::new(false), Condvar::new());
         Self { file, interval, is_closed, changed, events: Mutex::new(None) }
     }
@@ -52,7 +53,7 @@ impl Wake {
         match &mut *events {
             Some(events) => events.wait(self.interval),
             // The first look follows at once, because a commit may precede the events.
-            none => *none = Some(Events::of(&self.file)),
+            none => *none = Some(Events::of(self.file.as_deref())),
         }
         true
     }
@@ -76,9 +77,13 @@ mod linux {
 
     impl Events {
         /// Without events, for example because their number is limited, the interval remains.
-        pub(super) fn of(file: &Path) -> Self {
-            let queue = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok();
-            Self(queue.filter(|queue| add_watch(queue, file, WatchFlags::MODIFY).is_ok()))
+        pub(super) fn of(file: Option<&Path>) -> Self {
+            let watch = |file| {
+                let queue = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
+                add_watch(&queue, file, WatchFlags::MODIFY).ok()?;
+                Some(queue)
+            };
+            Self(file.and_then(watch))
         }
 
         /// Waits for an event, at most for `interval`.
@@ -101,7 +106,7 @@ struct Events;
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Events {
-    fn of(_: &std::path::Path) -> Self {
+    fn of(_: Option<&std::path::Path>) -> Self {
         Self
     }
 
