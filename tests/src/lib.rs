@@ -21,6 +21,7 @@
 )]
 
 mod api;
+mod backends;
 mod binary;
 mod cluster;
 mod config;
@@ -39,13 +40,14 @@ mod tls;
 mod unique;
 mod wait;
 
+pub use backends::{folder_urls, handles, handles_at, stores, urls};
 pub use cluster::{ClusterNode, NatsCluster, NatsClusterBuilder};
 pub use config::NatsServerBuilder;
 pub use faults::{Fault, Faults, Injection, Victim};
 pub use proxy::TcpProxy;
 pub use random::Random;
 pub use rerun::rerun;
-pub use server::NatsServer;
+pub use server::{NatsServer, STAND_IN};
 pub use settings::{is_long, number, seed};
 pub use silence::TcpSilence;
 pub use suites::missed;

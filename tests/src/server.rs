@@ -34,7 +34,13 @@ pub struct NatsServer {
     ports: Ports,
     paused: bool,
     version: String,
+    /// URL that clients use instead.
+    stand_in: Option<String>,
 }
+
+/// Environment variable with a URL that stands in for that of the [shared](NatsServer::shared)
+/// server, so that its tests run on another backend.
+pub const STAND_IN: &str = "SHIZUKU_SHARED_URL";
 
 /// The ports of a server, or 0 for an unknown one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +73,11 @@ impl NatsServer {
     /// names on it.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<NatsServer> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| {
+            let mut server = Self::start();
+            server.stand_in = std::env::var(STAND_IN).ok();
+            server
+        })
     }
 
     pub(crate) fn start_with(options: NatsServerBuilder) -> Self {
@@ -83,6 +93,7 @@ impl NatsServer {
             ports: Ports { client: options.fixed_port().unwrap_or(0), ..Ports::default() },
             paused: false,
             version: String::new(),
+            stand_in: None,
             options,
         };
         server.run();
@@ -101,6 +112,9 @@ impl NatsServer {
     }
 
     fn url_with(&self, userinfo: &str) -> String {
+        if let Some(url) = &self.stand_in {
+            return url.clone();
+        }
         let scheme = if self.options.has_tls() { "tls" } else { "nats" };
         format!("{scheme}://{userinfo}127.0.0.1:{}", self.ports.client)
     }
@@ -130,6 +144,11 @@ impl NatsServer {
             part.parse::<u32>().unwrap_or_else(|_| panic!("{:?} is no version", self.version))
         });
         (parts.next(), parts.next()) >= (Some(major), Some(minor))
+    }
+
+    /// Returns the directory of all files of the server. It is removed after the server has ended.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Returns the directory of JetStream's files, also while the server is killed.

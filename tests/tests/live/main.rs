@@ -13,20 +13,13 @@ mod value;
 use std::error::Error;
 use std::sync::Arc;
 
-use shizuku_kv::{Connection, Store, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv::{Connection, Store};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// Returns every backend, with a connection of its own.
 async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
-    let mut stores = Vec::new();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let connection = connect(&url).await.unwrap();
-        let store = connection.store(&unique("live")).await.unwrap();
-        stores.push((connection, store));
-    }
-    stores
+    shizuku_kv_tests::stores("live").await
 }
 
 /// Returns a runtime of its own, with one thread.

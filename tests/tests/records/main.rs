@@ -11,6 +11,7 @@ mod codecs;
 mod fixture;
 mod modify;
 mod seed_docs;
+mod seed_folders;
 mod streams;
 mod typed;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::{Deadline, KvError, Watch, WatchLink, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique, urls};
 use tokio::time::Instant;
 
 use crate::disk::Disk;
@@ -13,7 +13,7 @@ use crate::support::{Ask, Follower, follow, stores, write};
 
 #[tokio::test]
 async fn deleted_store_ends_the_run() {
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+    for url in urls() {
         let connection = connect(&url).await.unwrap();
         let name = unique("deleted");
         let store = connection.store(&name).await.unwrap();

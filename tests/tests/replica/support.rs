@@ -12,7 +12,7 @@ use shizuku_kv::replica::{
     Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy,
 };
 use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, PATIENCE, unique};
+use shizuku_kv_tests::PATIENCE;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -296,13 +296,7 @@ pub(crate) async fn run_until<S: ReplicaStorage, T>(
 
 /// Returns every backend, with a connection of its own.
 pub(crate) async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
-    let mut stores = Vec::new();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let connection = connect(&url).await.unwrap();
-        let store = connection.store(&unique("replica")).await.unwrap();
-        stores.push((connection, store));
-    }
-    stores
+    shizuku_kv_tests::stores("replica").await
 }
 
 /// Returns a store in memory. It lives as long as its connection.

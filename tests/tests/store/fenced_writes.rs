@@ -46,7 +46,7 @@ fn assert_fenced(answer: KvResult<VersionToken>, tokens: (u64, u64)) {
     }
 }
 
-on_both_backends! {
+on_each_backend! {
     broken_holder_does_no_harm_once_keys_are_raised,
     lock_is_not_granted_again_after_its_record_expired,
 }

@@ -1,13 +1,23 @@
-//! Handles of stores: their guarantees on both backends, and their errors.
+//! Handles of stores: their guarantees on every backend, and their errors.
 
-/// Runs each case on both backends, as separate tests.
-macro_rules! on_both_backends {
+/// Runs each case on every backend, as separate tests.
+macro_rules! on_each_backend {
     ($($case:ident,)*) => {
         mod on_memory {
             $(
                 #[tokio::test]
                 async fn $case() {
                     super::$case(shizuku_kv::connect("memory:").await.unwrap()).await;
+                }
+            )*
+        }
+        mod in_a_folder {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    for url in shizuku_kv_tests::folder_urls() {
+                        super::$case(shizuku_kv::connect(&url).await.unwrap()).await;
+                    }
                 }
             )*
         }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use shizuku_kv::{
     Connection, FencingToken, KvError, KvResult, StorageType, Store, StoreConfig, VersionToken,
     WatchCursor, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, unique, urls};
 
 /// A method by its name, called on a store.
 pub(super) type Call<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
@@ -114,7 +114,7 @@ async fn assert_named(calls: Vec<Call<'_>>, kind: &str) {
 }
 
 async fn connections() -> Vec<Arc<dyn Connection>> {
-    vec![connect("memory:").await.unwrap(), connect(&NatsServer::shared().url()).await.unwrap()]
+    join_all(urls().iter().map(async |url| connect(url).await.unwrap())).await
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use shizuku_kv::rw_lock::{
 };
 use shizuku_kv::{Connection, KvError, StoreConfig, connect};
 use shizuku_kv_tests::faulty::{FaultyStore, ReadOnly};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{unique, urls};
 
 use crate::rw_lock::handles;
 
@@ -80,7 +80,7 @@ async fn read_only_store_has_no_locks() {
 /// The record of a held lock would expire like other values.
 #[tokio::test]
 async fn store_with_max_age_has_no_locks() {
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+    for url in urls() {
         let connection = connect(&url).await.unwrap();
         let config = StoreConfig::new().max_age(Duration::from_secs(60));
         let store = connection.store_with_config(&unique("aging"), config).await.unwrap();

@@ -8,7 +8,7 @@ use shizuku_kv::rw_lock::{
     WithLockProcessError, processor_fn,
 };
 use shizuku_kv::{Connection, KvError, connect};
-use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, unique, urls};
 
 use crate::rw_lock::{handles, within};
 
@@ -100,7 +100,7 @@ async fn leader_processor_runs_only_for_leader() {
 
 #[tokio::test]
 async fn observer_of_deleted_store_is_notified_and_ends() {
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+    for url in urls() {
         let connection = connect(&url).await.unwrap();
         let name = unique("gone");
         let store = connection.store(&name).await.unwrap();

@@ -1,8 +1,9 @@
 //! Locks in a full store.
 
+use futures_util::future::join_all;
 use shizuku_kv::rw_lock::DistroRwLockError;
 use shizuku_kv::{Connection, KvError, Store, StoreConfig, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, unique, urls};
 
 use crate::rw_lock::{LEASE, in_line, lock, runtime, start_waiting, within};
 
@@ -101,5 +102,8 @@ async fn holders_keep_locks_in_full_store() {
     // well.
     let reserve = if server.is_at_least(2, 14) { 0 } else { 1024 };
     let url = server.url();
-    tokio::join!(holders_keep_locks("memory:", 0), holders_keep_locks(&url, reserve));
+    let on_each = urls().into_iter().map(async |each| {
+        holders_keep_locks(&each, if each == url { reserve } else { 0 }).await;
+    });
+    join_all(on_each).await;
 }

@@ -16,9 +16,9 @@ mod waits;
 
 use std::time::Duration;
 
+use shizuku_kv::Store;
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGuard};
-use shizuku_kv::{Store, connect};
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::eventually;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -32,18 +32,10 @@ const LEASE: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns handles to the same store, each for one simulated process.
-async fn handles(number: usize) -> [Vec<Store>; 2] {
-    let memory = connect("memory:").await.unwrap();
-    let mut stores = [Vec::new(), Vec::new()];
-    let name = unique("locks");
-    for _ in 0..number {
-        // Handles that are opened separately share nothing except the store, like different
-        // processes.
-        stores[0].push(memory.store(&name).await.unwrap());
-        let connection = connect(&NatsServer::shared().url()).await.unwrap();
-        stores[1].push(connection.store(&name).await.unwrap());
-    }
-    stores
+///
+/// Handles that are opened separately share nothing except the store, like different processes.
+async fn handles(number: usize) -> Vec<Vec<Store>> {
+    shizuku_kv_tests::handles("locks", number).await
 }
 
 fn options() -> LockOptions {

@@ -10,7 +10,7 @@ use shizuku_kv::{
     Connection, KvError, LiveStatic, LiveSyncState, StaticKeyIndexedValue, Store, StoreConfig,
     WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique, urls};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{SHORT, caught_up, operations, within};
@@ -162,7 +162,7 @@ fn at_once<T>(what: &str, future: impl Future<Output = T>) -> T {
 #[test]
 fn calls_outside_a_runtime_are_one_error() {
     let own = runtime();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+    for url in urls() {
         assert_names_the_lack("connect", &at_once("connect", connect(&url)).unwrap_err());
         let (connection, store, version, watch, scan) = own.block_on(async {
             let connection = connect(&url).await.unwrap();
@@ -215,7 +215,7 @@ fn calls_outside_a_runtime_are_one_error() {
 #[test]
 fn streams_outlive_a_runtime_that_only_polled_them() {
     let own = runtime();
-    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+    for url in urls() {
         let (_connection, store, watch) = own.block_on(async {
             let connection = connect(&url).await.unwrap();
             let config = StoreConfig::new().max_age(Duration::from_secs(3600));

@@ -8,7 +8,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::unique;
 
-on_both_backends! {
+on_each_backend! {
     config_mismatch_names_each_field_with_wanted_and_found,
     deadline_without_end_is_a_deadline,
 }

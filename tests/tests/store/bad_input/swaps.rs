@@ -6,7 +6,7 @@ use shizuku_kv::{Connection, KeyValue, KeyValueWrite, KvError, Store, VersionTok
 
 use super::{Note, SECRET, new_store, shown, store_error};
 
-on_both_backends! {
+on_each_backend! {
     conflict_names_the_version_found,
 }
 
