@@ -16,7 +16,7 @@ mod worker;
 use std::time::Duration;
 
 use run::Plan;
-use shizuku_kv_tests::NatsServer;
+use shizuku_kv_tests::{NatsServer, is_long};
 
 /// Duration of the faults in the tests that always run, without the quiet time and the checks.
 const LENGTH: Duration = Duration::from_secs(25);
@@ -31,6 +31,12 @@ async fn locks_on_cluster_survive_faults_and_crashes() {
     if is_a_cluster_possible() {
         passes(Plan { seed: 12, nodes: 3, length: LENGTH, acquisitions: 100 }).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_in_shared_folder_survive_crashes() {
+    let length = Duration::from_secs(if is_long() { 60 } else { 8 });
+    passes(Plan { seed: 14, nodes: 0, length, acquisitions: 100 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

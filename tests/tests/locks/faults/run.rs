@@ -37,6 +37,7 @@ const BUCKET: &str = "locks";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    /// Number of servers. Without any, the store is in a shared folder, and only processes fail.
     pub(crate) nodes: usize,
     /// Minimum duration of the faults.
     pub(crate) length: Duration,
@@ -50,6 +51,7 @@ struct Run {
     /// Time after which the run does not wait for more acquisitions.
     latest: Instant,
     acquisitions: usize,
+    is_in_folder: bool,
     home: tempfile::TempDir,
     url: String,
     journal: Mutex<Journal>,
@@ -62,13 +64,24 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     let mut faults =
         Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
     let cluster = match plan.nodes {
-        1 => NatsCluster::of(NatsServer::start()).await,
-        nodes => NatsCluster::builder().nodes(nodes).start().await,
+        0 => None,
+        1 => Some(NatsCluster::of(NatsServer::start()).await),
+        nodes => Some(NatsCluster::builder().nodes(nodes).start().await),
     };
     let seed = faults.seed();
-    let version = cluster.client().await.server_info().version;
-    let mut summary = Summary { seed, version, nodes: plan.nodes, ..Summary::default() };
-    let store = store(&cluster.url(), plan.nodes).await;
+    let home = tempfile::tempdir().expect("a directory");
+    let (backend, url) = match &cluster {
+        Some(cluster) => {
+            let version = cluster.client().await.server_info().version;
+            (format!("nats-server {version}, {} nodes", plan.nodes), cluster.url())
+        }
+        None => {
+            let url = format!("file:{}/data?shared=true", home.path().display());
+            ("a shared folder".to_owned(), url)
+        }
+    };
+    let mut summary = Summary { seed, backend, ..Summary::default() };
+    let store = store(&url, plan.nodes.max(1)).await;
     let start = Instant::now();
     let (wall, start_at) = (SystemTime::now(), now());
     let run = Run {
@@ -76,21 +89,29 @@ pub(crate) async fn run(plan: Plan) -> Summary {
         end: start + plan.length,
         latest: start + 6 * plan.length,
         acquisitions: usize::try_from(plan.acquisitions).expect("a number"),
-        home: tempfile::tempdir().expect("a directory"),
-        url: cluster.url(),
+        is_in_folder: cluster.is_none(),
+        home,
+        url,
         journal: Mutex::default(),
         injected: Mutex::default(),
         violations: Mutex::default(),
     };
     let mut fleet = Fleet::new(&run, seed).await;
-    tokio::join!(run.disturb_servers(&cluster, &mut faults), fleet.disturb());
+    let disturb_servers = async {
+        if let Some(cluster) = &cluster {
+            run.disturb_servers(cluster, &mut faults).await;
+        }
+    };
+    tokio::join!(disturb_servers, fleet.disturb());
     summary.length = start.elapsed();
     summary.faults = faults.counts().clone();
 
     let quiet = Instant::now();
     fleet.go_on();
-    cluster.wait_until_ready().await;
-    cluster.wait_until_healthy(BUCKET).await;
+    if let Some(cluster) = &cluster {
+        cluster.wait_until_ready().await;
+        cluster.wait_until_healthy(BUCKET).await;
+    }
     fleet.end().await;
     summary.settling = quiet.elapsed();
     (summary.started, summary.kills, summary.pauses) = (fleet.started, fleet.kills, fleet.pauses);
@@ -108,7 +129,11 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     summary.injected = run.injected.into_inner();
     summary.injected.sort_by_key(|injected| injected.began);
     summary.violations = run.violations.into_inner();
-    let found = check::all(&history, &last(&cluster).await);
+    let last = match &cluster {
+        Some(cluster) => last(cluster).await,
+        None => last_in_folder(&store).await,
+    };
+    let found = check::all(&history, &last);
     summary.tell(&found, &logs, start_at);
     summary
 }
@@ -127,15 +152,28 @@ async fn last(cluster: &NatsCluster) -> BTreeMap<String, Last> {
     for resource in RESOURCES {
         let subject = format!("$KV.{BUCKET}.{}", guarded(resource));
         let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await else { continue };
-        let text = std::str::from_utf8(&message.payload).expect("text");
-        let numbers: Vec<u64> =
-            text.split(' ').map(|word| word.parse().expect("a number")).collect();
-        let [token, process, worker, number] = numbers[..] else {
-            panic!("{text:?} was not written here")
-        };
-        found.insert(resource.to_owned(), Last { token, process, worker, number });
+        found.insert(resource.to_owned(), parsed(&message.payload));
     }
     found
+}
+
+/// The same in a folder, whose format only the library knows.
+async fn last_in_folder(store: &Store) -> BTreeMap<String, Last> {
+    let mut found = BTreeMap::new();
+    for resource in RESOURCES {
+        let entry = store.get(guarded(resource)).await.expect("an answer");
+        found.extend(entry.map(|entry| (resource.to_owned(), parsed(&entry.value))));
+    }
+    found
+}
+
+fn parsed(value: &[u8]) -> Last {
+    let text = std::str::from_utf8(value).expect("text");
+    let numbers: Vec<u64> = text.split(' ').map(|word| word.parse().expect("a number")).collect();
+    let [token, process, worker, number] = numbers[..] else {
+        panic!("{text:?} was not written here")
+    };
+    Last { token, process, worker, number }
 }
 
 impl Run {
@@ -250,7 +288,9 @@ impl<'a> Fleet<'a> {
 
     async fn disturb(&mut self) {
         while self.run.goes_on().await {
-            let progress = 1 + self.random.below(80);
+            // Locks in a folder are granted less often, because each commit goes to a disk.
+            let most = if self.run.is_in_folder { 20 } else { 80 };
+            let progress = 1 + self.random.below(most);
             self.run.progress(progress, "faults of processes").await;
             self.look_for_dead().await;
             let index = self.anybody();

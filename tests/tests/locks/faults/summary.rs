@@ -26,8 +26,7 @@ pub(crate) struct Injected {
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) seed: u64,
-    pub(crate) version: String,
-    pub(crate) nodes: usize,
+    pub(crate) backend: String,
     pub(crate) length: Duration,
     pub(crate) faults: BTreeMap<Fault, u64>,
     pub(crate) injected: Vec<Injected>,
@@ -112,10 +111,10 @@ fn told(violation: &Violation, logs: &[(u64, Vec<Line>)], start: u64) -> String 
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, version, nodes, length, .. } = self;
+        let Self { seed, backend, length, .. } = self;
         let faults: Vec<_> =
             self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
-        writeln!(f, "nats-server {version}, {nodes} nodes, seed {seed}, {length:.0?} of faults")?;
+        writeln!(f, "{backend}, seed {seed}, {length:.0?} of faults")?;
         writeln!(f, "faults: {} ({})", self.faults.values().sum::<u64>(), faults.join(", "))?;
         writeln!(
             f,
