@@ -85,7 +85,7 @@ async fn connects_beside_a_stopped_process() {
     let folder = tempdir().unwrap();
     let url = format!("{}?shared=true", url(&folder.path().join("data")));
     let mut process = Process::ready(&url);
-    process.send("write_on theirs");
+    process.send("write_on theirs 0");
     // Stopped while it holds the lock of the writers, so that opening has to wait.
     let mut blocked = None;
     for _ in 0..200 {

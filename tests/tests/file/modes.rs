@@ -106,7 +106,7 @@ async fn watch_of_a_reader_outlives_killed_writers() {
     assert_eq!(next(&watch).await, "key Put first");
     assert_eq!(next(&watch).await, "caught up");
     for number in 0..3 {
-        writer.send("write_on busy");
+        writer.send("write_on busy 0");
         assert!(next(&watch).await.starts_with("busy"));
         writer.kill();
         writer = Process::ready(&url);

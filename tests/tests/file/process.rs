@@ -1,11 +1,11 @@
 //! A process with a connection of its own, which the tests command, stop and kill.
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{BufRead, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
-use shizuku_kv::{Connection, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv::{Atomicity, Connection, Key, Store, StoreConfig, WatchScope, Write, connect};
 use shizuku_kv_tests::rerun;
 
 const URL: &str = "SHIZUKU_FILE_URL";
@@ -33,6 +33,11 @@ impl Process {
         Self::of(rerun(module_path!(), "process_that_obeys"), url)
     }
 
+    /// Starts a process without waiting for its answer.
+    pub(crate) fn begin(url: &str) -> Self {
+        Self::spawn(rerun(module_path!(), "process_that_obeys"), url)
+    }
+
     /// Starts a process whose files can have at most this number of KiB. The soft limit can be
     /// raised later.
     pub(crate) fn with_limit(url: &str, kib: u32) -> (Self, String) {
@@ -44,14 +49,18 @@ impl Process {
         Self::of(command, url)
     }
 
-    fn of(mut command: Command, url: &str) -> (Self, String) {
+    fn of(command: Command, url: &str) -> (Self, String) {
+        let mut process = Self::spawn(command, url);
+        let first = process.answer().expect("an answer");
+        (process, first)
+    }
+
+    fn spawn(mut command: Command, url: &str) -> Self {
         command.env(URL, url).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut process = Self { child, input, output };
-        let first = process.answer().expect("an answer");
-        (process, first)
+        Self { child, input, output }
     }
 
     /// Starts a process that can connect.
@@ -167,7 +176,7 @@ async fn obey(url: &str) {
                 Ok(keys) => say(keys.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(" ")),
                 Err(error) => say(format!("error {error}")),
             },
-            ["write_on", prefix] => write_on(&store, prefix).await,
+            ["write_on", prefix, first] => write_on(&store, prefix, first.parse().unwrap()).await,
             ["watch"] => watch(&store).await,
             ["lock", resource] => {
                 let options = LockOptions::new().lease(LEASE).wait(Duration::from_secs(30));
@@ -188,11 +197,53 @@ async fn obey(url: &str) {
     }
 }
 
-/// Writes until the process is killed, and says each key with its version.
-async fn write_on(store: &Store, prefix: &str) {
-    for number in 0_u64.. {
-        let key = format!("{prefix}.{}", number % 64);
-        match store.put(key.as_str(), number.to_string()).await {
+/// Number of tasks of a process that write, so that a commit has several writes.
+const TASKS: u64 = 4;
+
+/// Number of keys of each of these tasks, without the pair.
+const KEYS: u64 = 16;
+
+/// The keys of the pair of a task, which are written together.
+pub(crate) const PAIR: [&str; 2] = ["left", "right"];
+
+/// Returns the value of a write, which differs from that of each other number in every part.
+pub(crate) fn content(number: u64) -> String {
+    let times = if number.is_multiple_of(50) { 3000 } else { 1 + number % 400 };
+    format!("{number} ").repeat(usize::try_from(times).unwrap())
+}
+
+/// Writes until the process is killed, and says each key with the number in its value and its
+/// version. Tasks begin at this number, so that the numbers of a key grow if those of calls do.
+async fn write_on(store: &Store, prefix: &str, first: u64) {
+    let tasks = (0..TASKS).map(|task| {
+        let (store, prefix) = (store.clone(), format!("{prefix}.{task}"));
+        tokio::spawn(async move {
+            for number in first.. {
+                if number.is_multiple_of(8) {
+                    write_pair(&store, &prefix, number).await;
+                    continue;
+                }
+                let key = format!("{prefix}.{}", number % KEYS);
+                match store.put(key.as_str(), content(number)).await {
+                    Ok(version) => say(format!("{key} {number} {version}")),
+                    Err(error) => say(format!("error {error}")),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+async fn write_pair(store: &Store, prefix: &str, number: u64) {
+    let keys = PAIR.map(|side| format!("{prefix}.{side}"));
+    let writes = keys.iter().map(|key| (Key::new(key.as_str()).unwrap(), content(number)));
+    let writes = writes.map(|(key, value)| (key, Write::put(value))).collect();
+    let writer = store.backend().writer().unwrap();
+    let answers = writer.write_many(writes, Atomicity::All, Duration::from_secs(5)).await;
+    for (key, answer) in keys.iter().zip(answers) {
+        match answer {
             Ok(version) => say(format!("{key} {number} {version}")),
             Err(error) => say(format!("error {error}")),
         }
