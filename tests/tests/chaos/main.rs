@@ -10,4 +10,6 @@
 
 mod differential;
 mod faults;
+mod folder;
+mod journal;
 mod linearizability;

@@ -7,7 +7,7 @@ use shizuku_kv_tests::Random;
 
 use crate::faults::check::{self, Bucket, Violation};
 use crate::faults::history::History;
-use crate::faults::log::{Form, Log};
+use crate::faults::log::{Content, Event, Form, Log, Sight};
 use crate::faults::watchers::event;
 
 /// Timeout for a watch to catch up without faults.
@@ -20,7 +20,9 @@ pub(crate) struct Resumed {
     pub(crate) expired: u64,
 }
 
-/// Resumes some of the cursors of each watch, chosen at random.
+/// Resumes some of the cursors of each watch, chosen at random. `translate` converts a content to
+/// that of the history.
+#[allow(clippy::too_many_arguments, reason = "everything that the checks compare")]
 pub(crate) async fn resume(
     store: &Store,
     logs: &[Log],
@@ -29,6 +31,7 @@ pub(crate) async fn resume(
     first_sequence: u64,
     each: usize,
     random: &mut Random,
+    translate: impl Fn(Content) -> Content,
 ) -> (Resumed, Vec<Violation>) {
     let mut resumed = Resumed::default();
     let mut found = Vec::new();
@@ -36,7 +39,8 @@ pub(crate) async fn resume(
         for (events, cursor) in random.choose(log.cursors.clone(), each) {
             let cursor = WatchCursor::from_bytes(&cursor.to_bytes()).expect("it was written here");
             let mut later = log.resumed_after(events);
-            match tokio::time::timeout(LIMIT, catch_up(store, &mut later, cursor)).await {
+            match tokio::time::timeout(LIMIT, catch_up(store, &mut later, cursor, &translate)).await
+            {
                 Ok(Ok(())) => {
                     resumed.continued += 1;
                     found.extend(check::order(&later));
@@ -63,11 +67,22 @@ pub(crate) async fn resume(
     (resumed, found)
 }
 
-async fn catch_up(store: &Store, log: &mut Log, cursor: WatchCursor) -> Result<(), KvError> {
+async fn catch_up(
+    store: &Store,
+    log: &mut Log,
+    cursor: WatchCursor,
+    translate: impl Fn(Content) -> Content,
+) -> Result<(), KvError> {
     let watch = store.watch_from(log.scope.clone(), cursor).await?;
     while !log.is_caught_up {
         let update = watch.next().await.expect("an update or an error")?;
-        log.push(Duration::ZERO, event(update).expect("values of this run"));
+        let event = match event(update).expect("values of this run") {
+            Event::Sight(sight) => {
+                Event::Sight(Sight { content: translate(sight.content), ..sight })
+            }
+            event => event,
+        };
+        log.push(Duration::ZERO, event);
     }
     Ok(())
 }

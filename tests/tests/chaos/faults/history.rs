@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use shizuku_kv::KvError;
+
+use crate::journal::{Clock, Journal, Line};
 
 pub(crate) type Key = Arc<str>;
 
 /// The effect of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// Stores a value. Counters count in it.
     Put {
@@ -29,7 +32,7 @@ impl Kind {
 }
 
 /// The outcome of a write, as its writer knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// It took effect with this version.
     Acknowledged(u64),
@@ -70,7 +73,11 @@ impl History {
 /// The history while several writers record it.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    start: Instant,
+    clock: Clock,
+    /// The number of the first write.
+    first: usize,
+    /// The name of the store, and a journal for another process.
+    journal: Option<(String, Journal)>,
     open: Mutex<Open>,
     /// Answers that no fault explains.
     oddities: Mutex<Vec<String>>,
@@ -87,23 +94,41 @@ struct Open {
 }
 
 impl Ledger {
-    pub(crate) fn new(start: Instant) -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            start,
+            clock,
+            first: 0,
+            journal: None,
             open: Mutex::default(),
             oddities: Mutex::default(),
             oddities_left_out: AtomicU64::new(0),
         }
     }
 
+    /// Returns a ledger that copies everything to a journal. Its writes have numbers from `first`.
+    pub(crate) fn journaled(clock: Clock, store: &str, journal: &Journal, first: usize) -> Self {
+        let journal = Some((store.to_owned(), journal.clone()));
+        Self { first, journal, ..Self::new(clock) }
+    }
+
+    fn journal(&self, line: impl FnOnce(String) -> Line) {
+        if let Some((store, journal)) = &self.journal {
+            journal.note(&line(store.clone()));
+        }
+    }
+
     /// Records a write before it is sent, and returns its number.
     pub(crate) fn begin(&self, key: &str, kind: Kind) -> usize {
-        let began = self.start.elapsed();
+        let began = self.clock.elapsed();
         let mut open = self.open.lock().unwrap();
         let write =
             Write { key: key.into(), kind, began, ended: Duration::MAX, outcome: Outcome::Unknown };
         open.history.writes.push(write);
-        open.history.writes.len() - 1
+        let write = self.first + open.history.writes.len() - 1;
+        drop(open);
+        let key = key.to_owned();
+        self.journal(|store| Line::Begin { store, write, key, kind, at: began });
+        write
     }
 
     /// Records the answer, and returns the version if the write was acknowledged.
@@ -112,7 +137,7 @@ impl Ledger {
         write: usize,
         answer: Result<shizuku_kv::VersionToken, KvError>,
     ) -> Option<u64> {
-        let ended = self.start.elapsed();
+        let ended = self.clock.elapsed();
         let outcome = match answer {
             Ok(version) => Outcome::Acknowledged(version.as_u64().expect("a number")),
             Err(error) => {
@@ -123,8 +148,9 @@ impl Ledger {
                 })
             }
         };
+        self.journal(|store| Line::End { store, write, outcome, at: ended });
         let mut open = self.open.lock().unwrap();
-        let write = &mut open.history.writes[write];
+        let write = &mut open.history.writes[write - self.first];
         (write.ended, write.outcome) = (ended, outcome);
         let Outcome::Acknowledged(version) = outcome else { return None };
         let (key, began) = (Arc::clone(&write.key), write.began);
@@ -137,9 +163,10 @@ impl Ledger {
     }
 
     pub(crate) fn odd(&self, what: String) {
+        self.journal(|_| Line::Odd(what.clone()));
         let mut oddities = self.oddities.lock().unwrap();
         if oddities.len() < 20 {
-            oddities.push(format!("at {:.3?}: {what}", self.start.elapsed()));
+            oddities.push(format!("at {:.3?}: {what}", self.clock.elapsed()));
         } else {
             self.oddities_left_out.fetch_add(1, Ordering::Relaxed);
         }

@@ -6,19 +6,19 @@
 //! machine decides when they happen. `docs/reliability.md` lists what is checked and what is not.
 
 mod bucket;
-mod check;
-mod cursors;
-mod history;
+pub(crate) mod check;
+pub(crate) mod cursors;
+pub(crate) mod history;
 mod late;
-mod log;
-mod record;
+pub(crate) mod log;
+pub(crate) mod record;
 mod replica;
-mod run;
+pub(crate) mod run;
 mod soak;
 mod summary;
-mod watchers;
-mod world;
-mod writers;
+pub(crate) mod watchers;
+pub(crate) mod world;
+pub(crate) mod writers;
 
 use std::time::Duration;
 

@@ -218,13 +218,15 @@ impl Run {
         found.extend(listed(&store, &bucket).await);
         // While the first message exists, no cursor expires.
         let (went_on, wrong) =
-            cursors::resume(&store, &logs, &history, &bucket, first_sequence, 2, random).await;
+            cursors::resume(&store, &logs, &history, &bucket, first_sequence, 2, random, |it| it)
+                .await;
         found.extend(wrong);
         world.writer("compacting").put_for_sure(ANCHOR).await;
         self.cluster.wait_until_healthy(&world.bucket).await;
         let (bucket, first_sequence) = bucket::read(&self.cluster, &world.bucket, &history).await;
         let (later, wrong) =
-            cursors::resume(&store, &logs, &history, &bucket, first_sequence, 2, random).await;
+            cursors::resume(&store, &logs, &history, &bucket, first_sequence, 2, random, |it| it)
+                .await;
         found.extend(wrong);
 
         let summary = &mut self.summary;
@@ -324,7 +326,7 @@ async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
 }
 
 /// Formats a violation with its context.
-fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) -> String {
+pub(crate) fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) -> String {
     let Violation { watch, key, at, what } = violation;
     let time = at.map_or_else(String::new, |at| format!("at {at:.3?} "));
     let mut text =

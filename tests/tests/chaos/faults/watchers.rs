@@ -1,7 +1,7 @@
 //! Readers of watches and live values, each of which keeps a log.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shizuku_kv::{
     KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveSnapshot,
@@ -14,6 +14,7 @@ use crate::faults::log::{Content, Event, Log, Sight};
 use crate::faults::record::Cell;
 use crate::faults::run::PATIENCE;
 use crate::faults::world::Phase;
+use crate::journal::{Clock, Journal, Line};
 
 /// The behaviour of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,9 @@ fn typed_event(update: TypedUpdate<Cell>) -> Event {
 pub(crate) struct Reader {
     pub(crate) store: Store,
     pub(crate) log: Arc<Mutex<Log>>,
-    pub(crate) start: Instant,
+    pub(crate) clock: Clock,
+    /// The number of the watch, and a journal for another process.
+    pub(crate) journal: Option<(usize, Journal)>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) random: Random,
 }
@@ -152,12 +155,17 @@ pub(crate) struct Reader {
 struct Over;
 
 impl Reader {
-    /// Follows a watch until the run is over.
-    pub(crate) async fn watch(mut self, interface: Interface, habit: Habit, late: Duration) {
+    /// Follows a watch until the run is over, from a cursor if there is one.
+    pub(crate) async fn watch(
+        mut self,
+        interface: Interface,
+        habit: Habit,
+        late: Duration,
+        mut from: Option<WatchCursor>,
+    ) {
         if habit == Habit::Late {
             tokio::time::sleep(late).await;
         }
-        let mut from = None;
         while let Some(mut source) = self.open(interface, from).await {
             let Ok(cursor) = self.read(&mut source, habit).await else { return };
             drop(source);
@@ -175,7 +183,8 @@ impl Reader {
     async fn open(&mut self, interface: Interface, from: Option<WatchCursor>) -> Option<Source> {
         let scope = {
             let mut log = self.log.lock().unwrap();
-            log.began.get_or_insert(self.start.elapsed());
+            let at = *log.began.get_or_insert_with(|| self.clock.elapsed());
+            self.journal(|watch| Line::Opened { watch, at });
             log.scope.clone()
         };
         while *self.phase.borrow() != Phase::Over {
@@ -289,18 +298,38 @@ impl Reader {
     }
 
     fn note(&self, event: Event) {
-        let at = self.start.elapsed();
+        let at = self.clock.elapsed();
+        let is_afresh = event == Event::Afresh;
+        if is_afresh || event == Event::Resumed {
+            self.journal(|watch| Line::Again { watch, at, is_afresh });
+        }
         self.log.lock().unwrap().push(at, event);
     }
 
+    fn journal(&self, line: impl FnOnce(usize) -> Line) {
+        if let Some((watch, journal)) = &self.journal {
+            journal.note(&line(*watch));
+        }
+    }
+
+    /// Keeps the cursor after the last event. A journal gets both in one line.
     fn keep(&self, cursor: WatchCursor) {
         let mut log = self.log.lock().unwrap();
+        if let Some((at, event)) = log.events.last() {
+            let sight = match event {
+                Event::Sight(sight) => Some((sight.key.to_string(), sight.version, sight.content)),
+                _ => None,
+            };
+            let cursor = cursor.to_bytes().to_vec();
+            self.journal(|watch| Line::Seen { watch, at: *at, sight, cursor });
+        }
         let events = log.events.len();
         log.cursors.push((events, cursor));
     }
 
     fn trouble(&self, what: String) {
-        let at = self.start.elapsed();
-        self.log.lock().unwrap().trouble = Some(format!("at {at:.3?} {what}"));
+        let what = format!("at {:.3?} {what}", self.clock.elapsed());
+        self.journal(|watch| Line::Trouble { watch, what: what.clone() });
+        self.log.lock().unwrap().trouble = Some(what);
     }
 }

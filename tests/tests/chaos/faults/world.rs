@@ -14,6 +14,7 @@ use crate::faults::log::{Form, Log};
 use crate::faults::record::Cell;
 use crate::faults::watchers::{Habit, Interface, Reader};
 use crate::faults::writers::{COUNTERS, PLAIN, Task, Writer};
+use crate::journal::Clock;
 
 /// The phase of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ impl World {
         seed: u64,
         start: Instant,
     ) -> Self {
-        let ledger = Arc::new(Ledger::new(start));
+        let ledger = Arc::new(Ledger::new(Clock::Own(start)));
         let config = StoreConfig::new().replicas(settings.replicas).history(settings.history);
         let ttl =
             settings.leases && connect(url).await.expect("a connection").capabilities().key_ttl;
@@ -190,7 +191,7 @@ impl World {
             let mut reader = self.reader(name, Form::Watch, scope, 1 + number % 2);
             reader.log.lock().unwrap().lags = matches!(habit, Slow | Asleep);
             let late = Duration::from_millis(reader.random.below(length));
-            self.readers.spawn(reader.watch(interface, habit, late));
+            self.readers.spawn(reader.watch(interface, habit, late, None));
         }
         self.start_live_values().await;
     }
@@ -234,7 +235,7 @@ impl World {
         let log = Arc::new(Mutex::new(Log::new(name, form, scope)));
         self.logs.push(Arc::clone(&log));
         let (store, phase) = (self.stores[store].clone(), self.phase.subscribe());
-        Reader { store, log, start: self.start, phase, random }
+        Reader { store, log, clock: Clock::Own(self.start), journal: None, phase, random }
     }
 
     /// Makes the last writes, and repeats them until they are acknowledged.

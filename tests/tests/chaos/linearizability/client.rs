@@ -8,6 +8,7 @@ use shizuku_kv::{KvEntry, KvError, Store, VersionToken};
 use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 
+use crate::journal::Line;
 use crate::linearizability::history::End;
 use crate::linearizability::register::{Answer, Known, Operation};
 use crate::linearizability::table::{SLOTS, Sheet, Table};
@@ -63,7 +64,7 @@ impl Client {
 
     async fn once(&mut self) {
         let slot = usize::try_from(self.random.below(SLOTS as u64)).expect("a small number");
-        let sheet = self.common.table.at(slot);
+        let Some(sheet) = self.common.table.at(slot) else { return };
         let known = self.known[slot].take().filter(|(key, _)| *key == sheet.key);
         let seen = known.map_or(Seen::Nothing, |(_, seen)| seen);
         let operation = self.choose(seen);
@@ -140,6 +141,7 @@ impl Client {
     }
 
     fn odd(&self, what: String) {
+        self.common.table.journal(|| Line::Odd(what.clone()));
         self.common.oddities.lock().unwrap().push(what);
     }
 }

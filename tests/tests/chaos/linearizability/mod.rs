@@ -5,19 +5,19 @@
 //! `SHIZUKU_SEED` makes the same decisions again. `docs/reliability.md` lists what is linearizable
 //! and what is not.
 
-mod check;
-mod client;
+pub(crate) mod check;
+pub(crate) mod client;
 mod cut_off;
-mod history;
-mod register;
+pub(crate) mod history;
+pub(crate) mod register;
 mod rejected;
 mod run;
-mod table;
+pub(crate) mod table;
 
 use std::time::Duration;
 
-use run::Plan;
-use shizuku_kv_tests::{Fault, NatsServer};
+use run::{Plan, Summary};
+use shizuku_kv_tests::{Fault, NatsServer, folder_urls, is_long};
 
 const CLUSTER: &[Fault] =
     &[Fault::Kill, Fault::Pause, Fault::Kill, Fault::Pause, Fault::StepDown, Fault::Partition];
@@ -31,6 +31,16 @@ async fn swaps_on_a_single_server_are_linearizable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_on_a_cluster_are_linearizable() {
     cluster_passes(2, Duration::from_secs(16)).await;
+}
+
+/// In a shared folder each client has a connection of its own. `chaos::folder` has processes that
+/// are killed and stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_in_a_folder_are_linearizable() {
+    let length = Duration::from_secs(if is_long() { 20 } else { 2 });
+    for url in folder_urls() {
+        judged(&run::run_in_folder(&url, 5, length).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,7 +60,10 @@ async fn cluster_passes(seed: u64, length: Duration) {
 }
 
 async fn passes(plan: Plan) {
-    let summary = run::run(plan).await;
+    judged(&run::run(plan).await);
+}
+
+fn judged(summary: &Summary) {
     println!("{summary}");
     assert!(summary.violations.is_empty(), "{}", summary.failure());
     assert!(summary.calm > 0 && summary.reads > 0, "there is something to judge");

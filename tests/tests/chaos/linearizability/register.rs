@@ -1,15 +1,16 @@
 //! The sequential specification of a key, with which histories are compared.
 
+use serde::{Deserialize, Serialize};
 use stateright::semantics::SequentialSpec;
 
 /// An entry as a client knows it. Each write has a unique number, which is its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     pub(crate) version: u64,
     pub(crate) write: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Operation {
     Read,
     /// Writes if the key is not live.
@@ -29,7 +30,7 @@ pub(crate) enum Operation {
 }
 
 /// The answer to a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// The live entry.
     Found(Option<Known>),

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shizuku_kv::{ReadConsistency, Store, StoreConfig, connect};
-use shizuku_kv_tests::{Fault, Faults, Injection, NatsCluster, NatsServer, Random, Victim};
+use shizuku_kv_tests::{
+    Fault, Faults, Injection, NatsCluster, NatsServer, Random, Victim, handles_at, number,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::journal::Clock;
 use crate::linearizability::check::{Question, Verdict, first_wrong, judge};
 use crate::linearizability::client::{Client, Common};
 use crate::linearizability::history::{End, History};
@@ -55,22 +58,16 @@ pub(crate) async fn run(plan: Plan) -> Summary {
         1 => NatsCluster::of(NatsServer::start()).await,
         nodes => NatsCluster::builder().nodes(nodes).start().await,
     };
-    let start = Instant::now();
-    let common = Arc::new(Common {
-        table: Table::new(start, Random::new(seed, "keys")),
-        next_write: AtomicUsize::new(0),
-        oddities: Mutex::default(),
-    });
     let mut summary = Summary { seed, nodes: plan.nodes, ..Summary::default() };
-    summary.version = cluster.client().await.server_info().version;
-
-    let (over, is_over) = watch::channel(false);
-    let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
-        let store = store(&cluster, plan.nodes).await;
-        let random = Random::new(seed, &format!("client {number}"));
-        clients.spawn(Client::new(number, &store, random, &common).run(is_over.clone()));
+    let version = cluster.client().await.server_info().version;
+    summary.backend = format!("nats-server {version}");
+    let mut stores = Vec::new();
+    for _ in 0..CLIENTS {
+        stores.push(store(&cluster, plan.nodes).await);
     }
+    let start = Instant::now();
+    let clients = Clients::start(&stores, seed, start);
+    let common = Arc::clone(&clients.common);
 
     let mut calm = Vec::new();
     cluster.wait_until_healthy(BUCKET).await;
@@ -90,17 +87,55 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     cluster.wait_until_ready().await;
     cluster.wait_until_healthy(BUCKET).await;
     calm.extend(rest(&common.table, &cluster, start).await);
-    over.send_replace(true);
-    let ended = tokio::time::timeout(PATIENCE, clients.join_all()).await;
-    assert!(ended.is_ok(), "clients hang");
+    clients.end(calm, summary).await
+}
 
-    let judging = Instant::now();
-    let sheets = common.table.all();
-    let judged = tokio::task::spawn_blocking(move || judge_all(&sheets, &calm, summary)).await;
-    let mut summary = judged.expect("the judge");
-    summary.judging = judging.elapsed();
-    summary.violations.extend(common.oddities.lock().unwrap().drain(..).take(20));
-    summary
+/// Runs clients in a folder, without faults.
+pub(crate) async fn run_in_folder(url: &str, seed: u64, length: Duration) -> Summary {
+    let seed = number("SHIZUKU_SEED").unwrap_or(seed);
+    let (backend, start) = (url.to_owned(), Instant::now());
+    let summary = Summary { seed, nodes: 1, backend, ..Summary::default() };
+    let stores = handles_at(url, BUCKET, CLIENTS).await;
+    let clients = Clients::start(&stores, seed, start);
+    tokio::time::sleep(length).await;
+    clients.end(vec![[Duration::ZERO, Duration::MAX]], summary).await
+}
+
+/// The clients of a run, each in a task of its own.
+struct Clients {
+    common: Arc<Common>,
+    tasks: JoinSet<()>,
+    over: watch::Sender<bool>,
+}
+
+impl Clients {
+    fn start(stores: &[Store], seed: u64, start: Instant) -> Self {
+        let common = Arc::new(Common {
+            table: Table::new(Clock::Own(start), Random::new(seed, "keys")),
+            next_write: AtomicUsize::new(0),
+            oddities: Mutex::default(),
+        });
+        let (over, mut tasks) = (watch::Sender::new(false), JoinSet::new());
+        for (number, store) in stores.iter().enumerate() {
+            let random = Random::new(seed, &format!("client {number}"));
+            tasks.spawn(Client::new(number, store, random, &common).run(over.subscribe()));
+        }
+        Self { common, tasks, over }
+    }
+
+    /// Ends the clients, and judges every history.
+    async fn end(self, calm: Vec<[Duration; 2]>, summary: Summary) -> Summary {
+        self.over.send_replace(true);
+        let ended = tokio::time::timeout(PATIENCE, self.tasks.join_all()).await;
+        assert!(ended.is_ok(), "clients hang");
+        let judging = Instant::now();
+        let sheets = self.common.table.all();
+        let judged = tokio::task::spawn_blocking(move || judge_all(&sheets, &calm, summary)).await;
+        let mut summary = judged.expect("the judge");
+        summary.judging = judging.elapsed();
+        summary.violations.extend(self.common.oddities.lock().unwrap().drain(..).take(20));
+        summary
+    }
 }
 
 async fn store(cluster: &NatsCluster, replicas: usize) -> Store {
@@ -203,7 +238,7 @@ impl Found {
 pub(crate) struct Summary {
     pub(crate) seed: u64,
     nodes: usize,
-    version: String,
+    backend: String,
     faults: BTreeMap<Fault, u64>,
     injected: Vec<String>,
     /// Number of histories; of those in calm times; and of those with operations of unknown
@@ -275,7 +310,7 @@ impl fmt::Display for Summary {
         let faults: Vec<_> =
             self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
         let total: u64 = self.faults.values().sum();
-        writeln!(f, "nats-server {}, seed {}, nodes: {}", self.version, self.seed, self.nodes)?;
+        writeln!(f, "{}, seed {}, nodes: {}", self.backend, self.seed, self.nodes)?;
         writeln!(f, "faults: {total} ({})", faults.join(", "))?;
         writeln!(
             f,

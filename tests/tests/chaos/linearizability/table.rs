@@ -2,8 +2,9 @@
 //! exponentially with their number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::journal::{Clock, Journal, Line};
 use crate::linearizability::history::{End, History};
 use crate::linearizability::register::Operation;
 use shizuku_kv_tests::Random;
@@ -23,18 +24,28 @@ const OPEN: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Sheet {
     pub(crate) key: String,
-    start: Instant,
+    clock: Clock,
     most: usize,
     history: Mutex<History>,
+    journal: Option<Journal>,
 }
 
 impl Sheet {
     pub(crate) fn begin(&self, client: usize, operation: Operation) -> usize {
-        self.lock().begin(client, operation, self.start.elapsed())
+        let at = self.clock.elapsed();
+        if let Some(journal) = &self.journal {
+            journal.note(&Line::Call { key: self.key.clone(), client, operation, at });
+        }
+        self.lock().begin(client, operation, at)
     }
 
     pub(crate) fn end(&self, call: usize, end: End) {
-        self.lock().end(call, end, self.start.elapsed());
+        let (at, mut history) = (self.clock.elapsed(), self.lock());
+        if let Some(journal) = &self.journal {
+            let (key, client) = (self.key.clone(), history.calls[call].client);
+            journal.note(&Line::Answer { key, client, end, at });
+        }
+        history.end(call, end, at);
     }
 
     pub(crate) fn history(&self) -> History {
@@ -54,30 +65,61 @@ impl Sheet {
 
 /// All keys of a run.
 #[derive(Debug)]
-pub(crate) struct Table(Mutex<Keys>);
+pub(crate) struct Table {
+    keys: Mutex<Keys>,
+    /// The journal of a process. The keys of all processes then change at the same times.
+    journal: Option<Journal>,
+}
+
+/// Time after which processes use other keys, and number of operations of each on one of them.
+const TURN: Duration = Duration::from_millis(250);
+const SHARE: usize = 12;
 
 #[derive(Debug)]
 struct Keys {
-    start: Instant,
+    clock: Clock,
     random: Random,
     current: Vec<Arc<Sheet>>,
     all: Vec<Arc<Sheet>>,
 }
 
 impl Table {
-    pub(crate) fn new(start: Instant, random: Random) -> Self {
-        let table = Self(Mutex::new(Keys { start, random, current: Vec::new(), all: Vec::new() }));
+    pub(crate) fn new(clock: Clock, random: Random) -> Self {
+        let keys = Keys { clock, random, current: Vec::new(), all: Vec::new() };
+        let table = Self { keys: Mutex::new(keys), journal: None };
         table.turn();
         table
     }
 
-    /// Returns the key at a slot. It is a new one if the last one has had its operations.
-    pub(crate) fn at(&self, slot: usize) -> Arc<Sheet> {
+    /// Returns the keys that a process shares with others.
+    pub(crate) fn shared(clock: Clock, random: Random, journal: &Journal) -> Self {
+        Self { journal: Some(journal.clone()), ..Self::new(clock, random) }
+    }
+
+    pub(crate) fn journal(&self, line: impl FnOnce() -> Line) {
+        if let Some(journal) = &self.journal {
+            journal.note(&line());
+        }
+    }
+
+    /// Returns the key at a slot. It is a new one if the last one has had its operations. Returns
+    /// `None` if that of several processes has had those of this one.
+    pub(crate) fn at(&self, slot: usize) -> Option<Arc<Sheet>> {
         let mut keys = self.lock();
+        if let Some(journal) = &self.journal {
+            let turn = keys.clock.elapsed().as_nanos() / TURN.as_nanos();
+            let key = format!("register.{turn}.{slot}");
+            if keys.current[slot].key != key {
+                let (clock, history) = (keys.clock, Mutex::default());
+                let journal = Some(journal.clone());
+                keys.current[slot] = Arc::new(Sheet { key, clock, most: SHARE, history, journal });
+            }
+            return Some(&keys.current[slot]).filter(|sheet| !sheet.is_full()).cloned();
+        }
         if keys.current[slot].is_full() {
             keys.current[slot] = keys.sheet();
         }
-        Arc::clone(&keys.current[slot])
+        Some(Arc::clone(&keys.current[slot]))
     }
 
     /// Puts new keys at all slots.
@@ -102,7 +144,7 @@ impl Table {
     }
 
     fn lock(&self) -> MutexGuard<'_, Keys> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,9 +153,10 @@ impl Keys {
         let most = FEWEST + self.random.below(MOST - FEWEST + 1);
         let sheet = Arc::new(Sheet {
             key: format!("register.{}", self.all.len()),
-            start: self.start,
+            clock: self.clock,
             most: usize::try_from(most).expect("a small number"),
             history: Mutex::default(),
+            journal: None,
         });
         self.all.push(Arc::clone(&sheet));
         sheet
