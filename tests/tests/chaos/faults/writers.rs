@@ -61,6 +61,11 @@ impl Writer {
         Self { leases: store.ttl().is_some(), store, ledger: Arc::clone(ledger), random }
     }
 
+    /// Replaces the deadline of each write.
+    pub(crate) fn deadline(self, deadline: Duration) -> Self {
+        Self { store: self.store.with_deadline(deadline), ..self }
+    }
+
     /// Writes until faults end.
     pub(crate) async fn run(mut self, task: Task, phase: watch::Receiver<Phase>) {
         let mut pace = tokio::time::interval(task.pace());

@@ -33,6 +33,9 @@ pub(crate) const MODULE: &str = module_path!();
 pub(crate) const STORES: [&str; 2] = ["main", "leases"];
 pub(crate) const REGISTERS: &str = "registers";
 
+/// Deadline of each operation, so short that many end beside a stopped process.
+const DEADLINE: Duration = Duration::from_millis(200);
+
 /// Lease of the lock, which is in the same store as the registers.
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -213,8 +216,8 @@ async fn run(plan: Plan, phase: watch::Receiver<Phase>) {
     let tasks = [(0, Task::Plain), (0, Task::Count), (0, Task::Churn), (1, Task::Lease)];
     for (number, (index, task)) in tasks.into_iter().enumerate() {
         let random = random(&format!("writer {number}"));
-        writers
-            .spawn(Writer::new(&stores[index], &ledgers[index], random).run(task, phase.clone()));
+        let writer = Writer::new(&stores[index], &ledgers[index], random).deadline(DEADLINE);
+        writers.spawn(writer.run(task, phase.clone()));
     }
     let common = Arc::new(Common {
         table: Table::shared(clock, random("keys"), &journal),
@@ -229,7 +232,8 @@ async fn run(plan: Plan, phase: watch::Receiver<Phase>) {
         phase.clone(),
     ));
     let (is_over, mut calm) = (watch::Sender::new(false), phase.clone());
-    let client = Client::new(plan.number, &registers, random("client"), &common);
+    let mut client = Client::new(plan.number, &registers, random("client"), &common);
+    client.store = registers.with_deadline(DEADLINE);
     writers.spawn(client.run(is_over.subscribe()));
     let _ = calm.wait_for(|phase| *phase != Phase::Faults).await;
     is_over.send_replace(true);
