@@ -8,6 +8,7 @@
 )]
 
 mod atomic;
+mod cached;
 mod conformance;
 mod copies;
 mod ends;

@@ -201,6 +201,9 @@ impl Shared {
             let worked = self.work(&transaction, &mut jobs, is_alone, mark)?;
             if worked.summary.is_changed && !worked.is_rejected {
                 committing = Some(worked.summary.commits);
+                if let Some(cache) = &self.cache {
+                    cache.begin(&worked.summary.touched);
+                }
                 transaction.commit()?;
                 // A commit to a file that was removed meanwhile has not persisted anything.
                 self.folder.check_identity()?;
@@ -212,6 +215,9 @@ impl Shared {
         drop(database);
         match result {
             Ok(worked) => {
+                if let Some(cache) = &self.cache {
+                    cache.end(&worked.summary.touched);
+                }
                 self.after(worked);
                 jobs.into_iter().for_each(|job| job.finish(Outcome::Committed));
                 if is_alone { Committed::WithoutUpkeep } else { Committed::Done }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::backup;
+use super::cache::{Before, Found};
 use super::draft::BACKUP;
 use super::failure::Failure;
 use super::folder::Folder;
@@ -22,7 +23,7 @@ use super::tables::StoreId;
 use super::transaction::Transaction;
 use super::view::{Stop, View};
 use crate::store::timer::timeout_at;
-use crate::store::{Deadline, Key, KvError, KvResult, lock};
+use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, lock};
 
 /// Maximum time after the deadline for finding the process in the way.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -77,6 +78,11 @@ impl Engine {
         Self(shared)
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
     pub(super) fn folder(&self) -> &Folder {
         &self.0.folder
     }
@@ -96,6 +102,23 @@ impl Engine {
         match timeout_at(call.deadline.instant(), ended.wait_for(|is_ended| *is_ended)).await {
             Some(_) => Ok(()),
             None => Err(call.timeout()),
+        }
+    }
+
+    /// Returns the newest entry of a key if it is cached.
+    pub(super) fn cached(&self, id: StoreId, key: &Key) -> Option<Option<KvEntry>> {
+        self.0.cache.as_ref()?.get((id, key), Instant::now(), Shared::now)
+    }
+
+    /// Begins a read whose result is to be [cached](Self::cache).
+    pub(super) fn before(&self, id: StoreId, key: &Key) -> Option<Before> {
+        self.0.cache.as_ref()?.before(id, key)
+    }
+
+    /// Caches the newest entry of a key.
+    pub(super) fn cache(&self, before: Before, id: StoreId, key: &Key, found: Found) {
+        if let Some(cache) = &self.0.cache {
+            cache.add(before, id, key.clone(), found);
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `engine.rs` | the database from the view of its callers |
 //! | `shared.rs` | the state that the threads share, and their beginning and end |
 //! | `reads.rs`, `queue.rs` | the threads that read, and the reads that wait |
+//! | `cache.rs` | the entries that were read last |
 //! | `notice.rs`, `hub.rs` | watches that wait, and commits of other processes |
 //! | `commit.rs` | the writer thread: group commits, withdrawn jobs, failed commits |
 //! | `job.rs` | work for the writer thread, which can be withdrawn |
@@ -28,6 +29,7 @@
 //! | `failure.rs` | failures of the database, and their errors |
 
 mod backup;
+mod cache;
 mod commit;
 mod draft;
 mod engine;
@@ -98,6 +100,10 @@ use crate::store::{
 ///
 /// Expiries use the clock of the machine. A process that only reads treats an expired entry as
 /// absent. The tombstone is written by the next writer, and arrives at watches then.
+///
+/// Without `shared=true` and `read_only=true`, a `get` of a key that was read before is answered
+/// from memory. It sees every acknowledged write. For up to 100 ms after the folder was removed or
+/// replaced, it returns the last entry instead of an error.
 ///
 /// Percent-encode `%` and `?` in the path. The path must not name a network file system: only
 /// `shared=true` on Linux rejects the known types. A folder with other files and no database is

@@ -11,8 +11,11 @@ use crate::store::{KvError, KvResult};
 /// Name of the database file in its folder.
 pub(super) const FILE: &str = "shizuku.redb";
 
-/// Size of the cache of a database, in bytes.
-pub(super) const CACHE: usize = 64 * 1024 * 1024;
+/// Size in bytes of the cache of a database, which has pages of the file.
+pub(super) const CACHE: usize = 48 * 1024 * 1024;
+
+/// Size in bytes of the cache of entries beside it.
+pub(super) const ENTRY_CACHE: usize = 16 * 1024 * 1024;
 
 /// Permissions of files without an option.
 pub(super) const PERMISSIONS: u32 = 0o600;

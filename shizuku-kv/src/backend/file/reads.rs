@@ -110,7 +110,11 @@ impl Shared {
         let mut last = None;
         for _ in 0..TRIES {
             self.reopen()?;
+            let at = Instant::now();
             self.folder.check_identity()?;
+            if let Some(cache) = &self.cache {
+                cache.confirm(at);
+            }
             let database = self.database();
             match &*database {
                 State::Open(opened) => match opened.begin_read() {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
 
+use super::cache::EntryCache;
 use super::failure::Failure;
 use super::folder::{Folder, Opened};
 use super::hub::Hub;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) reads: Mutex<Reads>,
     pub(super) wakes_reader: Condvar,
     pub(super) is_closed: AtomicBool,
+    /// `None` if other processes can commit.
+    pub(super) cache: Option<EntryCache>,
     pub(super) changes: Hub,
     pub(super) wake: Option<Wake>,
     /// Becomes true when the database has been closed.
@@ -91,6 +94,7 @@ impl Shared {
         // The first round finds work that an earlier process has left.
         let writes =
             Writes { collects: true, resumes: true, next_due: Some(0), ..Writes::default() };
+        let cache = (!notices).then(EntryCache::new);
         Self {
             folder,
             database: RwLock::new(State::Open(database)),
@@ -101,6 +105,7 @@ impl Shared {
             reads: Mutex::default(),
             wakes_reader: Condvar::new(),
             is_closed: AtomicBool::new(false),
+            cache,
             changes: Hub::default(),
             wake,
             is_ended: watch::Sender::new(false),
@@ -176,6 +181,10 @@ impl Shared {
         let mut state = self.exclusively();
         if let State::Open(_) = &*state {
             *state = State::Interrupted;
+        }
+        // Before the database is opened again, which decides whether a failed commit has happened.
+        if let Some(cache) = &self.cache {
+            cache.clear();
         }
     }
 

@@ -10,7 +10,7 @@ use super::tables::{Position, StoreId, StoreRow};
 use super::transaction::{Loaded, Transaction};
 use super::view::{Entries, Stop, View};
 use crate::backend::embedded::MAX_VALUE_SIZE;
-use crate::store::{KvError, KvResult, StoreConfig};
+use crate::store::{Key, KvEntry, KvError, KvResult, StoreConfig};
 
 /// A store, shared by its handles and its watches.
 #[derive(Debug)]
@@ -98,6 +98,29 @@ impl StoreState {
             work(&view.entries(state.id)?, position)
         });
         read.await
+    }
+
+    /// Returns the newest entry of a key, from memory if it is cached.
+    pub(super) async fn entry(
+        self: &Arc<Self>,
+        call: Call<'_>,
+        key: &Key,
+    ) -> KvResult<Option<KvEntry>> {
+        self.engine.check_open(call.operation)?;
+        if let Some(entry) = self.engine.cached(self.id, key) {
+            return Ok(entry);
+        }
+        let (before, wanted) = (self.engine.before(self.id, key), key.clone());
+        let state = Arc::clone(self);
+        let read = self.engine.read(call, move |view| {
+            state.position(view)?;
+            view.newest(state.id, &wanted)
+        });
+        let found = read.await?;
+        if let Some(before) = before {
+            self.engine.cache(before, self.id, key, found.clone());
+        }
+        Ok(found.entry)
     }
 
     /// Writes to the store.

@@ -203,8 +203,7 @@ impl KvReader for FileStore {
         key: &'a Key,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        let (call, wanted) = (Call::new("get", deadline).of(key), key.clone());
-        Box::pin(self.state.read(call, move |entries, _| entries.newest(&wanted)))
+        Box::pin(self.state.entry(Call::new("get", deadline).of(key), key))
     }
 
     fn figures<'a>(

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ::redb::{BackendError, Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
 
+use super::cache::Touched;
 use super::folder::Opened;
 use super::record::Head;
 use super::tables::*;
@@ -104,15 +105,36 @@ fn open(disk: Disk) -> Database {
     Builder::new().set_cache_size(1024 * 1024).create_with_backend(disk).unwrap()
 }
 
+/// Returns the rows of the newest entries.
+fn newest(database: &Database) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let reading = database.begin_read().unwrap();
+    let Ok(table) = reading.open_table(STATE) else { return BTreeMap::new() };
+    let rows = table.iter().unwrap().map(|row| {
+        let (key, value) = row.unwrap();
+        (key.value().to_vec(), value.value().to_vec())
+    });
+    rows.collect()
+}
+
+/// Makes a commit, and asserts that it tells which newest entries it changes. Otherwise the cache
+/// of entries would return superseded ones.
 fn commit<T>(database: &Database, now: u64, work: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
+    let before = newest(database);
     let mut transaction = database.begin_write().unwrap();
     // As commits of the writer thread are, to a small or a large file.
     transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(now.is_multiple_of(3));
     let mut tables = Transaction::begin(&transaction, now).unwrap();
     let done = work(&mut tables);
-    tables.finish(now).unwrap();
+    let touched = tables.finish(now).unwrap().touched;
     transaction.commit().unwrap();
+    if let Touched::Keys(keys) = touched {
+        let touched: BTreeSet<_> = keys.iter().map(|(id, key)| state_key(*id, key)).collect();
+        let after = newest(database);
+        for at in before.keys().chain(after.keys()).filter(|at| before.get(*at) != after.get(*at)) {
+            assert!(touched.contains(at), "{:?}", String::from_utf8_lossy(at));
+        }
+    }
     done
 }
 
@@ -426,8 +448,11 @@ fn commit_reports_the_upkeep_it_causes() {
     tables.change_limits(id, row).unwrap();
     let summary = tables.finish(1).unwrap();
     assert!(summary.limits_changed == [id] && !summary.has_deleted);
+    // The next get of any key learns the settings.
+    assert_eq!(summary.touched, Touched::All);
     let mut tables = Transaction::begin(&transaction, 2).unwrap();
     tables.remove_store(id, "s").unwrap();
     let summary = tables.finish(2).unwrap();
     assert!(summary.has_deleted && summary.stores.contains(&id));
+    assert_eq!(summary.touched, Touched::All);
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use ::redb::{ReadableTable, Table, WriteTransaction};
 
+use super::cache::Touched;
 use super::failure::Failure;
 use super::record::{Head, number, span};
 use super::tables::{
@@ -43,6 +44,8 @@ pub(super) struct Transaction<'t> {
     /// Stores whose settings have changed.
     limits_changed: Vec<StoreId>,
     removed: Vec<StoreId>,
+    /// The keys whose newest entry has changed.
+    pub(super) touched: Touched,
 }
 
 /// A store as it is within the transaction.
@@ -67,6 +70,8 @@ pub(super) struct Summary {
     pub(super) limits_changed: Vec<StoreId>,
     /// Whether the entries of a store have to be removed.
     pub(super) has_deleted: bool,
+    /// The keys whose newest entry has changed.
+    pub(super) touched: Touched,
 }
 
 /// A held entry without its value, and the size of the value.
@@ -99,6 +104,7 @@ impl<'t> Transaction<'t> {
             read: Cell::new(0),
             limits_changed: Vec::new(),
             removed: Vec::new(),
+            touched: Touched::Keys(Vec::new()),
         })
     }
 
@@ -128,6 +134,7 @@ impl<'t> Transaction<'t> {
             stores: self.loaded.keys().chain(&self.removed).copied().collect(),
             limits_changed: self.limits_changed,
             has_deleted: !self.removed.is_empty(),
+            touched: self.touched,
         })
     }
 
@@ -177,6 +184,7 @@ impl<'t> Transaction<'t> {
             store.position.settings += 1;
         }
         self.limits_changed.push(id);
+        self.touched = Touched::All;
         Ok(())
     }
 
@@ -185,6 +193,7 @@ impl<'t> Transaction<'t> {
         self.change();
         self.loaded.remove(&id);
         self.removed.push(id);
+        self.touched = Touched::All;
         self.names.remove(name.as_bytes())?;
         self.stores.remove(id.bytes().as_slice())?;
         self.positions.remove(id.bytes().as_slice())?;
@@ -344,6 +353,7 @@ impl<'t> Transaction<'t> {
         held: Option<Held>,
     ) -> Result<VersionToken, Failure> {
         self.is_changed = true;
+        self.touched.add(id, key);
         let history = self.limits(id)?.history;
         let position = self.position(id)?;
         position.sequence += 1;

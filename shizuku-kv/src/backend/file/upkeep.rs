@@ -53,9 +53,10 @@ impl Budget {
 
 impl Transaction<'_> {
     /// Drops all entries of a key.
-    fn drop_key(&mut self, id: StoreId, key: &str) -> Result<(), Failure> {
+    fn drop_key(&mut self, id: StoreId, key: &Key) -> Result<(), Failure> {
         let Some(held) = self.held(id, key)? else { return Ok(()) };
         self.is_changed = true;
+        self.touched.add(id, key);
         for version in held.head.older.iter().copied() {
             self.drop_older(id, key, version)?;
         }
@@ -146,9 +147,10 @@ impl Transaction<'_> {
     fn change_newest(
         &mut self,
         id: StoreId,
-        key: &str,
+        key: &Key,
         change: impl FnOnce(&mut Head),
     ) -> Result<(), Failure> {
+        self.touched.add(id, key);
         let at = state_key(id, key);
         let (mut head, value) = match self.state.get(at.as_slice())? {
             Some(row) => {
@@ -209,6 +211,7 @@ impl Transaction<'_> {
             return Ok(false);
         }
         self.is_changed = true;
+        self.touched.add(id, key);
         self.release(id, key, &held)?;
         self.state.remove(state_key(id, key).as_slice())?;
         budget.take(self.read.take());

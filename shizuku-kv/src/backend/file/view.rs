@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
 use bytes::Bytes;
 
+use super::cache::Found;
 use super::failure::Failure;
 use super::record::{Head, number, read_key};
 use super::tables::{
@@ -150,6 +151,14 @@ impl<'a> View<'a> {
         row.map(|row| Position::read(row.value())).transpose()
     }
 
+    /// Returns the newest entry of a key and its expiry. Opens one table only.
+    pub(super) fn newest(&self, id: StoreId, key: &Key) -> Result<Found, Stop> {
+        match self.table(STATE)?.get(state_key(id, key).as_slice())? {
+            Some(row) => found(id, key, row.value(), self.now, self.hides_expired),
+            None => Ok(Found { entry: None, due: None }),
+        }
+    }
+
     /// Opens the tables of entries.
     pub(super) fn entries(&self, id: StoreId) -> Result<Entries, Failure> {
         Ok(Entries {
@@ -160,6 +169,20 @@ impl<'a> View<'a> {
             history: self.table(HISTORY)?,
             log: self.table(LOG)?,
         })
+    }
+}
+
+/// Reads a row of the state. The entry is `None` if it has expired and is hidden.
+fn found(id: StoreId, key: &Key, row: &[u8], now: u64, hides_expired: bool) -> Result<Found, Stop> {
+    let (head, value) = Head::read(row)?;
+    let due = head.due;
+    if !head.is_due(now) {
+        let value = row.get(value).map(Bytes::copy_from_slice).unwrap_or_default();
+        return Ok(Found { entry: Some(head.into_entry(key.clone(), value)), due });
+    }
+    match due.filter(|_| !hides_expired) {
+        Some(due) => Err(Stop::Expired((due, id, head.version))),
+        None => Ok(Found { entry: None, due }),
     }
 }
 
@@ -187,21 +210,9 @@ impl Entries {
 
     /// Returns the newest entry of a key.
     pub(super) fn newest(&self, key: &Key) -> Result<Option<KvEntry>, Stop> {
-        let Some(row) = self.state.get(state_key(self.id, key).as_slice())? else {
-            return Ok(None);
-        };
-        self.entry(key.clone(), row.value())
-    }
-
-    /// Reads a row of the state. Returns `None` if it has expired, and this process only reads.
-    fn entry(&self, key: Key, row: &[u8]) -> Result<Option<KvEntry>, Stop> {
-        let (head, value) = Head::read(row)?;
-        if !head.is_due(self.now) {
-            let value = row.get(value).map(Bytes::copy_from_slice).unwrap_or_default();
-            return Ok(Some(head.into_entry(key, value)));
-        }
-        match head.due.filter(|_| !self.hides_expired) {
-            Some(due) => Err(Stop::Expired((due, self.id, head.version))),
+        let row = self.state.get(state_key(self.id, key).as_slice())?;
+        match row {
+            Some(row) => Ok(found(self.id, key, row.value(), self.now, self.hides_expired)?.entry),
             None => Ok(None),
         }
     }
