@@ -97,6 +97,7 @@ impl Comparison {
         sorted(self.0.iter().map(|round| round.ours.as_secs_f64() / round.other.as_secs_f64()))
     }
 
+    /// Returns the line of a case. An infinite target is none.
     pub(crate) fn line(&self, case: &str, unit: Unit, target: f64) -> String {
         self.line_within(None, case, unit, target)
     }
@@ -132,12 +133,13 @@ impl Comparison {
             }
         };
         let line = format!(
-            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}{noise}) | <= {target} | {}",
+            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}{noise}) | {} | {}",
             shown(&ours),
             shown(&other),
             ratios[0],
             ratios[ratios.len() - 1],
-            met(ratio <= most),
+            if target.is_finite() { format!("<= {target}") } else { "-".to_owned() },
+            if target.is_finite() { met(ratio <= most) } else { "-" },
         );
         println!("measured: {line}");
         line
