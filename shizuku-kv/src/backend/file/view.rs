@@ -202,6 +202,11 @@ impl Entries {
         self.now
     }
 
+    /// Returns whether an expired entry is treated as absent by every read.
+    pub(super) fn hides_expired(&self) -> bool {
+        self.hides_expired
+    }
+
     /// Returns the newest entry of a key without its value. It may have expired.
     pub(super) fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
         let row = self.state.get(state_key(self.id, key).as_slice())?;

@@ -172,14 +172,26 @@ struct Visited {
     /// Time of the write, in nanoseconds since 1970.
     created: u64,
     key: Key,
-    /// `None` if it has expired.
+    /// `None` if it has expired and is hidden.
     entry: Option<KvEntry>,
 }
 
 impl Visited {
     /// Visits an older or the newest entry of a key.
-    fn new(entries: &Entries, key: &Key, head: &Head, version: u64) -> Result<Self, Failure> {
-        let entry = match head.version == version {
+    ///
+    /// The newest entry beyond the initial state is visited even if it has expired. Otherwise a
+    /// watch that resumes before its tombstone is written would be caught up, while its reader
+    /// still has an older value. A process that only reads hides it, because a tombstone may never
+    /// follow.
+    fn new(
+        entries: &Entries,
+        key: &Key,
+        head: &Head,
+        version: u64,
+        snapshot: u64,
+    ) -> Result<Self, Failure> {
+        let is_newest = head.version == version;
+        let entry = match is_newest && (version <= snapshot || entries.hides_expired()) {
             true => entries.live(key, version)?,
             false => entries.version(key, version)?,
         };
@@ -326,7 +338,7 @@ fn of_key(
             if budget.is_used_up() && !items.is_empty() {
                 return slice(entries, items, reached, SliceEnd::Budget);
             }
-            let visited = Visited::new(entries, key, &head, version)?;
+            let visited = Visited::new(entries, key, &head, version, snapshot)?;
             budget.take(visited.size());
             items.push(visited);
             reached = version;
@@ -371,7 +383,7 @@ fn of_scope(
         if head.version != version && version <= snapshot {
             continue;
         }
-        let visited = Visited::new(entries, &key, &head, version)?;
+        let visited = Visited::new(entries, &key, &head, version, snapshot)?;
         budget.take(visited.size());
         items.push(visited);
     }
@@ -406,4 +418,59 @@ fn pending_after(
 
 fn expired(state: &StoreState, reason: &'static str) -> KvError {
     KvError::CursorExpired { store: state.name.clone(), reason }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use ::redb::{Builder, ConcurrencyMode};
+
+    use crate::store::{Connection, KvOperation, StoreConfig, WatchScope};
+    use crate::{FileConnection, Watch};
+
+    async fn next(watch: &Watch) -> Option<KvOperation> {
+        let next = tokio::time::timeout(Duration::from_secs(45), watch.next()).await.unwrap();
+        next.unwrap().unwrap().into_entry().map(|entry| entry.operation)
+    }
+
+    /// Another process holds the lock of the writers, so that the tombstone cannot be written.
+    #[tokio::test]
+    async fn resumed_watch_skips_no_expired_entry_before_marker() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let url = format!("file:{}?shared=true", path.display());
+        let connection = FileConnection::open(&url).await.unwrap();
+        let config = StoreConfig::new().key_ttl(true);
+        let store = connection.store_with_config("config", config).await.unwrap();
+        store.put("key", "old").await.unwrap();
+        let watch = store.watch(WatchScope::All).await.unwrap();
+        assert_eq!(next(&watch).await, Some(KvOperation::Put));
+        let cursor = watch.cursor().unwrap();
+        drop(watch);
+        store.ttl().unwrap().put("key", "short", Duration::from_secs(1)).await.unwrap();
+        let mut builder = Builder::new();
+        builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
+        let other = builder.open(path.join("shizuku.redb")).unwrap();
+        let lock = other.begin_write().unwrap();
+        let (hurried, start) = (store.with_deadline(Duration::from_millis(200)), Instant::now());
+        while hurried.get("key").await.unwrap().is_some() {
+            assert!(start.elapsed() < Duration::from_secs(45), "the value does not expire");
+        }
+        let mut resumed = Vec::new();
+        for scope in [WatchScope::All, WatchScope::key("key").unwrap()] {
+            let watch = store.watch_from(scope, cursor).await.unwrap();
+            assert_eq!(next(&watch).await, Some(KvOperation::Put));
+            assert_eq!(next(&watch).await, None, "the marker does not wait for the lock");
+            resumed.push(watch);
+        }
+        // The initial state does not contain it.
+        let fresh = store.watch(WatchScope::All).await.unwrap();
+        assert_eq!(next(&fresh).await, None);
+        drop(lock);
+        for watch in &resumed {
+            assert_eq!(next(watch).await, Some(KvOperation::Expire));
+        }
+    }
 }
