@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shizuku_kv::{Connection, Store, connect};
 
-use crate::{NatsServer, unique};
+use crate::{NatsServer, is_long, unique};
 
 /// The options of a folder in each mode that writes.
 const MODES: [&str; 3] = ["", "?shared=true", "?exclusive=true"];
@@ -38,15 +38,16 @@ pub async fn stores(prefix: &str) -> Vec<(Arc<dyn Connection>, Store)> {
     stores
 }
 
-/// Returns this many handles to one store, for each backend. Each handle has a connection of its
-/// own where several connections share stores: on a server, and in a shared folder.
+/// Returns this many handles to one store, for each backend. If several connections share stores, on
+/// a server and in a shared folder, each handle has a connection of its own. An exclusive folder is
+/// part of long runs only, because tests of locks wait for leases.
 ///
 /// # Panics
 ///
 /// If a store cannot be opened.
 pub async fn handles(prefix: &str, number: usize) -> Vec<Vec<Store>> {
     let mut handles = Vec::new();
-    for url in urls() {
+    for url in urls().into_iter().filter(|url| is_long() || !url.contains("exclusive=true")) {
         handles.push(handles_at(&url, &unique(prefix), number).await);
     }
     handles
