@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::FutureExt;
 use shizuku_kv::{Connection, KvError, Store, connect};
 use shizuku_kv_tests::eventually;
 use tempfile::tempdir;
@@ -16,26 +15,6 @@ const MODES: [&str; 2] = ["", "?exclusive=true"];
 async fn number(store: &Store, key: &str) -> u64 {
     let entry = store.get(key).await.unwrap();
     entry.map_or(0, |entry| String::from_utf8_lossy(&entry.value).parse().unwrap())
-}
-
-/// Gets that need no thread are ready when they are first polled. One get on another thread can be
-/// ready by chance, and a hundred in a row cannot.
-#[tokio::test(flavor = "multi_thread")]
-async fn repeated_get_needs_no_thread() {
-    for options in MODES {
-        let folder = tempdir().unwrap();
-        let url = format!("file:{}/data{options}", folder.path().display());
-        let store = connect(&url).await.unwrap().store("config").await.unwrap();
-        store.put("key", "1").await.unwrap();
-        for (key, expected) in [("key", 1), ("absent", 0)] {
-            // Once in a while, a get looks whether the file is still at its path.
-            eventually("gets are ready at once", async || {
-                assert_eq!(number(&store, key).await, expected);
-                (0..100).all(|_| number(&store, key).now_or_never() == Some(expected))
-            })
-            .await;
-        }
-    }
 }
 
 /// A get sees every acknowledged write, and no get that begins after another one has returned a

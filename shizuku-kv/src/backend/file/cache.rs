@@ -226,6 +226,7 @@ mod tests {
     use std::time::SystemTime;
 
     use bytes::Bytes;
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::backend::file::FileConnection;
@@ -332,6 +333,27 @@ mod tests {
         }
         let weight = cache.entries.weight();
         assert!((ENTRY_CACHE as u64 / 2..=ENTRY_CACHE as u64).contains(&weight), "{weight}");
+    }
+
+    /// No read transaction can begin meanwhile.
+    #[tokio::test]
+    async fn repeated_get_needs_no_thread() {
+        for options in ["", "?exclusive=true"] {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("file:{}/data{options}", folder.path().display());
+            let connection = FileConnection::open(&url).await.unwrap();
+            let store = connection.store("config").await.unwrap();
+            store.put("key", "value").await.unwrap();
+            for key in ["key", "absent"] {
+                store.get(key).await.unwrap();
+            }
+            let shared = connection.0.engine.shared();
+            shared.cache.as_ref().unwrap().confirm(Instant::now() + Duration::from_secs(3600));
+            let _held = shared.exclusively();
+            let present = store.get("key").now_or_never().unwrap().unwrap();
+            assert!(present.is_some_and(|entry| entry.value == "value"));
+            assert!(store.get("absent").now_or_never().unwrap().unwrap().is_none());
+        }
     }
 
     /// The lock of the file is free until the database is opened again.
