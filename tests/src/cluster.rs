@@ -647,7 +647,12 @@ impl ClusterNode {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn page(&self, path: &str) -> Result<Value, String> {
+    /// Returns a page of the monitoring port, such as `/varz`.
+    ///
+    /// # Errors
+    ///
+    /// If the server does not answer.
+    pub async fn page(&self, path: &str) -> Result<Value, String> {
         let port = self.server().ports().monitoring;
         monitor::page(port, path).await.ok_or_else(|| format!("{} does not answer", self.name))
     }
