@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "not every benchmark uses all of it")]
 
+pub(crate) mod cost;
+mod latencies;
 mod server;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use latencies::Latencies;
 pub(crate) use server::Server;
 
 /// Single operations that one side does before it is the other's turn.
@@ -22,19 +25,23 @@ pub(crate) struct Round {
     pub(crate) other: Duration,
 }
 
-/// All rounds of a case.
-pub(crate) struct Comparison(pub(crate) Vec<Round>);
+/// All rounds of a case, and the latencies of both sides if it consists of single operations.
+pub(crate) struct Comparison(pub(crate) Vec<Round>, Option<[Latencies; 2]>);
 
 /// The thing that a time measures.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Unit {
-    /// The median of the operations of a round.
+    /// One operation. A round has the median of its operations.
     Each,
     /// An item among many.
     Item,
 }
 
 impl Comparison {
+    pub(crate) fn of(rounds: Vec<Round>) -> Self {
+        Self(rounds, None)
+    }
+
     /// Lets the sides take turns. A first round of each is not counted.
     pub(crate) async fn run<A, B>(
         rounds: usize,
@@ -58,7 +65,7 @@ impl Comparison {
                 Round { ours: second, other: first }
             });
         }
-        Self(all)
+        Self::of(all)
     }
 
     /// The same for single operations: `count` a round on each side, of which a round has the
@@ -73,6 +80,7 @@ impl Comparison {
         B: Future<Output = ()>,
     {
         let mut all = Vec::with_capacity(rounds);
+        let mut latencies = [Latencies::new(), Latencies::new()];
         for round in 0..=rounds {
             let (mut our_times, mut other_times) = (Vec::new(), Vec::new());
             for block in 0..count / BLOCK {
@@ -86,10 +94,12 @@ impl Comparison {
             }
             // The first round is not counted.
             if round > 0 {
+                our_times.iter().for_each(|time| latencies[0].add(*time));
+                other_times.iter().for_each(|time| latencies[1].add(*time));
                 all.push(Round { ours: middle(our_times), other: middle(other_times) });
             }
         }
-        Self(all)
+        Self(all, Some(latencies))
     }
 
     /// The ratios within a round.
@@ -126,16 +136,18 @@ impl Comparison {
             }
             None => (target, String::new()),
         };
-        let shown = |times: &[f64]| match unit {
-            Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
-            Unit::Item => {
+        let shown = |times: &[f64], side: usize| match (unit, &self.1) {
+            (Unit::Each, Some(latencies)) => latencies[side].to_string(),
+            // Rounds of few operations are too few for a tail.
+            (Unit::Each, None) => format!("{:.1} us p50", median(times) * 1e6),
+            (Unit::Item, _) => {
                 format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times))
             }
         };
         let line = format!(
             "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}{noise}) | {} | {}",
-            shown(&ours),
-            shown(&other),
+            shown(&ours, 0),
+            shown(&other, 1),
             ratios[0],
             ratios[ratios.len() - 1],
             if target.is_finite() { format!("<= {target}") } else { "-".to_owned() },

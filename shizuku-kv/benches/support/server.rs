@@ -46,6 +46,11 @@ impl Server {
         let version = info.split("\"version\":\"").nth(1).and_then(|rest| rest.split('"').next());
         Self { process, port, version: version.unwrap_or("?").to_owned(), _home: home }
     }
+
+    #[allow(dead_code, reason = "benches/versions does not need it")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Server {
