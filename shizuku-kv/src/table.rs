@@ -11,7 +11,7 @@ use std::mem;
 use std::slice;
 use std::sync::Arc;
 
-use hashbrown::hash_table::{self, Entry, HashTable};
+use hashbrown::hash_table::HashTable;
 
 /// Maximum average number of entries of a segment. Beyond it one more segment is added. The largest
 /// segments have twice as many entries, which fit into the 1,024 slots of a `HashTable` at its load
@@ -30,9 +30,78 @@ pub(crate) trait Keyed {
 /// Entries by key, in no particular order.
 #[derive(Clone)]
 pub(crate) struct Table<T> {
-    segments: Vec<Arc<HashTable<T>>>,
+    segments: Vec<Arc<Segment<T>>>,
     len: usize,
     hasher: KeyHasher,
+}
+
+/// Some of the entries, without gaps in memory. The free slots that a hash table needs are those of
+/// an index, because up to half of them are free (ADR 0118).
+#[derive(Clone)]
+struct Segment<T> {
+    /// The position of each entry.
+    index: HashTable<u32>,
+    entries: Vec<Hashed<T>>,
+}
+
+/// An entry beside the hash of its key. A growing index reads the hash here, because the key may be
+/// in memory that is not in the cache.
+#[derive(Clone)]
+struct Hashed<T> {
+    hash: u64,
+    entry: T,
+}
+
+impl<T> Default for Segment<T> {
+    fn default() -> Self {
+        Self { index: HashTable::new(), entries: Vec::new() }
+    }
+}
+
+impl<T> Segment<T> {
+    fn with_capacity(entries: usize) -> Self {
+        Self { index: HashTable::with_capacity(entries), entries: Vec::with_capacity(entries) }
+    }
+
+    /// Stores an entry whose key is not in the segment.
+    fn push(&mut self, held: Hashed<T>) {
+        let entries = &self.entries;
+        let hash = |at: &u32| entries.get(*at as usize).map_or(0, |held| held.hash);
+        self.index.insert_unique(held.hash, entries.len() as u32, hash);
+        if self.entries.len() == self.entries.capacity() {
+            // An eighth, because doubling leaves a quarter of the memory unused on average.
+            self.entries.reserve_exact(self.entries.len() / 8 + 4);
+        }
+        self.entries.push(held);
+    }
+}
+
+impl<T: Keyed> Segment<T> {
+    /// Returns the position of a key's entry.
+    fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
+        let is_same = |at: &u32| {
+            let held = self.entries.get(*at as usize);
+            held.is_some_and(|held| held.hash == hash && held.entry.key_bytes() == key)
+        };
+        self.index.find(hash, is_same).map(|at| *at as usize)
+    }
+
+    fn get(&self, hash: u64, key: &[u8]) -> Option<&T> {
+        self.entries.get(self.find(hash, key)?).map(|held| &held.entry)
+    }
+
+    /// Removes the entry at a position. The last entry takes its place.
+    fn remove(&mut self, hash: u64, at: usize) -> Option<T> {
+        let (removed, last) = (at as u32, self.entries.len().checked_sub(1)?);
+        self.index.find_entry(hash, |held| *held == removed).ok()?.remove();
+        let held = self.entries.swap_remove(at);
+        if let Some(moved) = self.entries.get(at)
+            && let Some(place) = self.index.find_mut(moved.hash, |held| *held == last as u32)
+        {
+            *place = removed;
+        }
+        Some(held.entry)
+    }
 }
 
 impl<T> Default for Table<T> {
@@ -70,15 +139,11 @@ impl<T: Keyed> Table<T> {
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&T> {
         let hash = self.hasher.hash_one(key);
-        self.segments.get(self.index(hash))?.find(hash, |held| held.key_bytes() == key)
+        self.segments.get(self.index(hash))?.get(hash, key)
     }
 
     pub(crate) fn iter(&self) -> Iter<'_, T> {
-        Iter {
-            segments: self.segments.iter(),
-            segment: hash_table::Iter::default(),
-            left: self.len,
-        }
+        Iter { segments: self.segments.iter(), segment: [].iter(), left: self.len }
     }
 
     /// Returns the index of a hash's segment. A segment that does not exist yet is part of the
@@ -96,10 +161,13 @@ impl<T: Keyed + Clone> Table<T> {
         let hash = self.hasher.hash_one(key);
         let index = self.index(hash);
         let segment = self.segments.get_mut(index)?;
-        Arc::make_mut(segment).find_mut(hash, |held| held.key_bytes() == key)
+        // A shared segment is copied only if it contains the key.
+        let at = segment.find(hash, key)?;
+        Arc::make_mut(segment).entries.get_mut(at).map(|held| &mut held.entry)
     }
 
     /// Stores an entry, and returns the previous entry of its key.
+    #[cfg(any(test, feature = "memory"))]
     pub(crate) fn insert(&mut self, entry: T) -> Option<T> {
         self.insert_hashed(self.hasher.hash_one(entry.key_bytes()), entry)
     }
@@ -108,16 +176,12 @@ impl<T: Keyed + Clone> Table<T> {
     pub(crate) fn insert_hashed(&mut self, hash: u64, entry: T) -> Option<T> {
         let index = self.index(hash);
         let segment = self.segments.get_mut(index)?;
-        let hasher = &self.hasher;
-        let found = Arc::make_mut(segment).entry(
-            hash,
-            |held| held.key_bytes() == entry.key_bytes(),
-            |held| hasher.hash_one(held.key_bytes()),
-        );
-        match found {
-            Entry::Occupied(mut found) => return Some(mem::replace(found.get_mut(), entry)),
-            Entry::Vacant(vacant) => drop(vacant.insert(entry)),
+        let found = segment.find(hash, entry.key_bytes());
+        let segment = Arc::make_mut(segment);
+        if let Some(held) = found.and_then(|at| segment.entries.get_mut(at)) {
+            return Some(mem::replace(&mut held.entry, entry));
         }
+        segment.push(Hashed { hash, entry });
         self.len += 1;
         if self.len > self.capacity() {
             self.divide();
@@ -125,6 +189,7 @@ impl<T: Keyed + Clone> Table<T> {
         None
     }
 
+    #[cfg(any(test, feature = "memory"))]
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<T> {
         self.remove_hashed(self.hasher.hash_one(key), key)
     }
@@ -133,15 +198,14 @@ impl<T: Keyed + Clone> Table<T> {
     pub(crate) fn remove_hashed(&mut self, hash: u64, key: &[u8]) -> Option<T> {
         let index = self.index(hash);
         let segment = self.segments.get_mut(index)?;
-        let is_same = |held: &T| held.key_bytes() == key;
         // A shared segment is copied only if it contains the key.
-        segment.find(hash, is_same)?;
-        let (entry, _) = Arc::make_mut(segment).find_entry(hash, is_same).ok()?.remove();
+        let at = segment.find(hash, key)?;
+        let removed = Arc::make_mut(segment).remove(hash, at);
         self.len -= 1;
         if self.len < self.capacity() / 4 {
             self.unite();
         }
-        Some(entry)
+        removed
     }
 
     /// Returns the number of entries beyond which another segment is added.
@@ -160,21 +224,25 @@ impl<T: Keyed + Clone> Table<T> {
             let is_divided = index >= undivided || index + undivided < segments;
             let share = entries / if is_divided { 2 * undivided } else { undivided };
             // With a margin, because hashes are not spread evenly.
-            Arc::new(HashTable::with_capacity(share.min(2 * SEGMENT) * 17 / 16))
+            Arc::new(Segment::with_capacity(share.min(2 * SEGMENT) * 17 / 16))
         };
         let old = mem::replace(&mut self.segments, (0..segments).map(new).collect());
         self.len = 0;
-        for entry in old.into_iter().flat_map(Arc::unwrap_or_clone) {
-            self.insert(entry);
+        for held in old.into_iter().flat_map(|segment| Arc::unwrap_or_clone(segment).entries) {
+            let index = self.index(held.hash);
+            if let Some(segment) = self.segments.get_mut(index) {
+                Arc::make_mut(segment).push(held);
+                self.len += 1;
+            }
         }
     }
 
     /// Applies a change to each entry. The change must not modify the key.
-    pub(crate) fn for_each_mut(&mut self, change: impl FnMut(&mut T)) {
+    pub(crate) fn for_each_mut(&mut self, mut change: impl FnMut(&mut T)) {
         self.segments
             .iter_mut()
-            .flat_map(|segment| Arc::make_mut(segment).iter_mut())
-            .for_each(change);
+            .flat_map(|segment| Arc::make_mut(segment).entries.iter_mut())
+            .for_each(|held| change(&mut held.entry));
     }
 
     /// Divides one segment, and adds a new one with half of its entries.
@@ -185,14 +253,12 @@ impl<T: Keyed + Clone> Table<T> {
             return;
         }
         let Some(divided) = self.segments.get_mut(new & (mask >> 1)) else { return };
-        let entries = Arc::unwrap_or_clone(mem::take(divided));
-        let half = || HashTable::with_capacity(entries.len() / 2);
+        let entries = Arc::unwrap_or_clone(mem::take(divided)).entries;
+        let half = || Segment::with_capacity(entries.len() / 2);
         let (mut kept, mut moved) = (half(), half());
-        let hash = |entry: &T| self.hasher.hash_one(entry.key_bytes());
-        for entry in entries {
-            let hash_of_entry = hash(&entry);
-            let half = if number(hash_of_entry) & mask == new { &mut moved } else { &mut kept };
-            half.insert_unique(hash_of_entry, entry, hash);
+        for held in entries {
+            let half = if number(held.hash) & mask == new { &mut moved } else { &mut kept };
+            half.push(held);
         }
         *divided = Arc::new(kept);
         self.segments.push(Arc::new(moved));
@@ -207,17 +273,16 @@ impl<T: Keyed + Clone> Table<T> {
         let index = self.segments.len() & (mask(self.segments.len() + 1) >> 1);
         let Some(segment) = self.segments.get_mut(index) else { return };
         let segment = Arc::make_mut(segment);
-        let hash = |entry: &T| self.hasher.hash_one(entry.key_bytes());
-        for entry in Arc::unwrap_or_clone(last) {
-            segment.insert_unique(hash(&entry), entry, hash);
+        for held in Arc::unwrap_or_clone(last).entries {
+            segment.push(held);
         }
     }
 }
 
 /// Iterator over the entries of a table.
 pub(crate) struct Iter<'a, T> {
-    segments: slice::Iter<'a, Arc<HashTable<T>>>,
-    segment: hash_table::Iter<'a, T>,
+    segments: slice::Iter<'a, Arc<Segment<T>>>,
+    segment: slice::Iter<'a, Hashed<T>>,
     left: usize,
 }
 
@@ -232,11 +297,11 @@ impl<'a, T> Iterator for Iter<'a, T> {
 
     fn next(&mut self) -> Option<&'a T> {
         loop {
-            if let Some(entry) = self.segment.next() {
+            if let Some(held) = self.segment.next() {
                 self.left = self.left.saturating_sub(1);
-                return Some(entry);
+                return Some(&held.entry);
             }
-            self.segment = self.segments.next()?.iter();
+            self.segment = self.segments.next()?.entries.iter();
         }
     }
 
@@ -322,6 +387,20 @@ mod tests {
             assert!(table.remove(key.as_bytes()).is_some());
         }
         assert_eq!((table.len(), table.segments.len()), (0, 1));
+    }
+
+    /// The two readings are those of the new entry, to hash it and to search for it.
+    #[test]
+    fn growing_table_reads_no_key_of_a_stored_entry() {
+        let mut table = Table::default();
+        for number in 0..20_000 {
+            TOUCHED.set(0);
+            table.insert(Pair(number.to_string(), 0));
+            assert_eq!(TOUCHED.get(), 2, "insertion {number}");
+        }
+        TOUCHED.set(0);
+        table.resize(40_000);
+        assert_eq!(TOUCHED.get(), 0);
     }
 
     /// In a usual table one of these insertions moves all entries, and cloning copies them.

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use crate::record::{ByteDeserialize, KeyValue, KvReadError, TypedEntry};
 use crate::snapshot::{
-    EntryRecord, Snapshot, SnapshotEntries, SnapshotEntry, SnapshotError, SnapshotOptions,
+    Change, Snapshot, SnapshotEntries, SnapshotEntry, SnapshotError, SnapshotOptions,
     SnapshotWriter,
 };
 use crate::store::{Key, KvEntry, KvUpdate};
@@ -135,11 +135,11 @@ impl LogStorage {
 
 fn write(
     writer: &mut SnapshotWriter,
-    changes: &[KvUpdate],
+    changes: &[Change],
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(), SnapshotError> {
     for change in changes {
-        writer.append(change)?;
+        writer.append_change(change)?;
     }
     if let Some(checkpoint) = checkpoint {
         writer.set_scope_tag(checkpoint.tag());
@@ -201,7 +201,11 @@ impl ReplicaStorage for LogStorage {
         let Some(writer) = &mut self.writer else {
             return Err(StorageError::fatal("it is closed"));
         };
-        if let Err(error) = write(writer, changes, checkpoint) {
+        // Encoded once, for the log and the table, and hashed outside of the lock.
+        let hasher = self.state.read().entries.hasher();
+        let changes = changes.iter().filter_map(|change| Change::of(change, &hasher).transpose());
+        let mut changes: Vec<_> = changes.collect::<Result<_, _>>().map_err(storage_error)?;
+        if let Err(error) = write(writer, &changes, checkpoint) {
             // The next commit must not include the appended changes. If they cannot be discarded,
             // the storage is unusable.
             return Err(match writer.discard() {
@@ -210,60 +214,31 @@ impl ReplicaStorage for LogStorage {
             });
         }
         let compaction_error = writer.last_compaction_error().cloned();
-        // Allocations and frees happen outside of the lock, so that no reader waits for them.
-        let changes: Vec<_> = changes.iter().filter_map(Prepared::of).collect();
-        let mut superseded = Vec::with_capacity(changes.len());
         let mut state = self.state.write();
         if Arc::strong_count(&state.visits) > 1 {
             // A commit has to copy the segments that a visit shares, and does so outside of the
             // lock. No other thread changes the entries meanwhile.
             let mut entries = state.entries.clone();
             drop(state);
-            apply(&mut entries, changes, &mut superseded);
+            changes.iter_mut().for_each(|change| entries.apply(change));
             state = self.state.write();
             let before = std::mem::replace(&mut state.entries, entries);
             state.end_of_batch(checkpoint, compaction_error);
             drop(state);
             drop(before);
         } else {
-            apply(&mut state.entries, changes, &mut superseded);
+            changes.iter_mut().for_each(|change| state.entries.apply(change));
             state.end_of_batch(checkpoint, compaction_error);
+            drop(state);
         }
+        // Frees the superseded records outside of the lock, so that no reader waits for that.
+        drop(changes);
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), StorageError> {
         // Closes the log here, and not in the background as dropping does.
         self.writer.take().map_or(Ok(()), SnapshotWriter::close).map_err(storage_error)
-    }
-}
-
-/// A change whose memory is already allocated.
-enum Prepared<'a> {
-    Put(EntryRecord),
-    Delete(&'a Key),
-}
-
-impl<'a> Prepared<'a> {
-    fn of(change: &'a KvUpdate) -> Option<Self> {
-        match change {
-            KvUpdate::Put(entry) => Some(Self::Put(EntryRecord::of(entry))),
-            KvUpdate::Delete(entry) => Some(Self::Delete(&entry.key)),
-            KvUpdate::CaughtUp => None,
-        }
-    }
-}
-
-fn apply(
-    entries: &mut SnapshotEntries,
-    changes: Vec<Prepared<'_>>,
-    superseded: &mut Vec<EntryRecord>,
-) {
-    for change in changes {
-        superseded.extend(match change {
-            Prepared::Put(record) => entries.insert(record),
-            Prepared::Delete(key) => entries.remove(key),
-        });
     }
 }
 

@@ -1,12 +1,15 @@
 //! The state in memory: a table of records, in the same bytes as on the disk.
 
 use std::fmt;
+use std::hash::BuildHasher;
+use std::mem;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::SnapshotError;
 use super::record::Record;
-use crate::store::{KvEntry, VersionToken};
+use crate::store::{KvEntry, KvUpdate, VersionToken};
 use crate::table::{Iter, KeyHasher, Keyed, Table};
 
 impl Keyed for Record {
@@ -62,20 +65,24 @@ impl SnapshotEntries {
 
 /// Operations of a replica on its state.
 impl SnapshotEntries {
-    /// Stores a value, and returns the previous record of the key. The caller drops it outside of
-    /// its lock, because freeing takes time.
-    pub(crate) fn insert(&mut self, record: EntryRecord) -> Option<EntryRecord> {
-        let len = record.0.len() as u64;
-        let before = self.table.insert(record.0);
-        self.count(len, before.as_ref());
-        before.map(EntryRecord)
+    /// Returns the function that hashes keys. It is the same for all clones.
+    pub(crate) fn hasher(&self) -> KeyHasher {
+        self.table.hasher().clone()
     }
 
-    /// Removes a key, and returns its record, if any.
-    pub(crate) fn remove(&mut self, key: &str) -> Option<EntryRecord> {
-        let removed = self.table.remove(key.as_bytes());
-        self.count(0, removed.as_ref());
-        removed.map(EntryRecord)
+    /// Applies a change. The change then has the superseded record, so that the caller can free it
+    /// outside of its lock.
+    pub(crate) fn apply(&mut self, change: &mut Change) {
+        let (hash, record) = (change.hash, &mut change.record);
+        if record.is_deletion() {
+            change.removed = self.table.remove_hashed(hash, record.key_bytes());
+            let removed = change.removed.as_ref().map_or(0, Record::len);
+            self.bytes -= removed as u64;
+            return;
+        }
+        self.bytes += record.len() as u64;
+        change.removed = self.table.insert_hashed(hash, mem::take(record));
+        self.bytes -= change.removed.as_ref().map_or(0, Record::len) as u64;
     }
 
     /// Returns the stored version of a key, and its time of creation.
@@ -86,10 +93,6 @@ impl SnapshotEntries {
 
 /// Operations of loading.
 impl SnapshotEntries {
-    pub(super) fn hasher(&self) -> KeyHasher {
-        self.table.hasher().clone()
-    }
-
     /// Returns the length of all records, which is the size of the state on the disk.
     pub(super) fn record_bytes(&self) -> u64 {
         self.bytes
@@ -108,23 +111,6 @@ impl SnapshotEntries {
         }
     }
 
-    pub(super) fn apply(&mut self, change: Change) {
-        let Change { hash, deletion, record } = change;
-        if deletion {
-            let removed = self.table.remove_hashed(hash, record.key_bytes());
-            return self.count(0, removed.as_ref());
-        }
-        let len = record.len() as u64;
-        let before = self.table.insert_hashed(hash, record);
-        self.count(len, before.as_ref());
-    }
-
-    /// Adds the length of a new record to the total, and subtracts the length of the replaced
-    /// record.
-    fn count(&mut self, came: u64, went: Option<&Record>) {
-        self.bytes = self.bytes + came - went.map_or(0, |went| went.len() as u64);
-    }
-
     /// Frees unneeded memory after `read` bytes have been read. If most of the bytes are
     /// superseded, moves each live record into an allocation of its own, so that it does not keep
     /// the rest in memory.
@@ -138,21 +124,34 @@ impl SnapshotEntries {
     }
 }
 
-/// The record of a value, in its own allocation.
-pub(crate) struct EntryRecord(Record);
-
-impl EntryRecord {
-    pub(crate) fn of(entry: &KvEntry) -> Self {
-        Self(Record::of(entry))
-    }
+/// A record to insert into the table, or a deletion of a key.
+pub(crate) struct Change {
+    /// Hash of the key, computed with the table's hasher.
+    hash: u64,
+    record: Record,
+    /// The superseded record, after the change was applied.
+    removed: Option<Record>,
 }
 
-/// A record to insert into the table, or a key to remove from it.
-pub(super) struct Change {
-    /// Hash of the key, computed with the table's hasher.
-    pub(super) hash: u64,
-    pub(super) deletion: bool,
-    pub(super) record: Record,
+impl Change {
+    /// Returns the change of an update, with memory of its own. Returns `None` for the caught-up
+    /// marker.
+    ///
+    /// # Errors
+    /// Returns [`SnapshotError::ValueTooLarge`] for a value above about 4 GiB.
+    pub(crate) fn of(update: &KvUpdate, hasher: &KeyHasher) -> Result<Option<Self>, SnapshotError> {
+        let Some(record) = Record::of(update)? else { return Ok(None) };
+        Ok(Some(Self::new(hasher, record)))
+    }
+
+    pub(super) fn new(hasher: &KeyHasher, record: Record) -> Self {
+        Self { hash: hasher.hash_one(record.key_bytes()), record, removed: None }
+    }
+
+    /// Returns the record, before the change is applied.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
 }
 
 impl fmt::Debug for SnapshotEntries {

@@ -3,7 +3,6 @@
 //! One thread reads, checks and parses; another one fills the table. Each does about half of the
 //! work.
 
-use std::hash::BuildHasher;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
@@ -193,9 +192,8 @@ fn take_apart(
             let shape = shape(rest).map_err(|what| {
                 SnapshotError::damaged(path, frame.records_offset() + at as u64, what)
             })?;
-            let hash = hasher.hash_one(&rest[shape.key..shape.value]);
             let record = Record::checked(records.slice(at..at + shape.end));
-            changes.push(Change { hash, deletion: shape.deletion, record });
+            changes.push(Change::new(hasher, record));
             at += shape.end;
         }
         read.beyond = frame.ending.is_none();
@@ -237,8 +235,8 @@ impl Table {
         if self.entries.is_full(changes.len()) {
             self.entries.reserve(changes.len() + self.expected());
         }
-        for change in changes {
-            self.entries.apply(change);
+        for mut change in changes {
+            self.entries.apply(&mut change);
         }
         self.offset = offset;
     }

@@ -100,7 +100,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use entries::EntryRecord;
+pub(crate) use entries::Change;
 pub use entries::{SnapshotEntries, SnapshotEntry, SnapshotIter};
 pub use error::SnapshotError;
 pub use load::load;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::store::{Key, KvEntry, MAX_KEY_LEN, VersionToken, check_key};
+use super::SnapshotError;
+use crate::store::{Key, KvEntry, KvUpdate, MAX_KEY_LEN, VersionToken, check_key};
 
 /// Number of bytes before the version, the key and the value.
 const FIXED: usize = 20;
@@ -26,6 +27,25 @@ pub(super) const MIN_LEN: usize = FIXED + 1;
 /// bits.
 pub(super) const MAX_VALUE_LEN: usize = u32::MAX as usize - 64 * 1024;
 
+/// Returns the entry of an update, and whether it is a deletion. Returns `None` for the caught-up
+/// marker.
+///
+/// # Errors
+/// Returns [`SnapshotError::ValueTooLarge`] if the value is longer than [`MAX_VALUE_LEN`].
+pub(super) fn written(update: &KvUpdate) -> Result<Option<(&KvEntry, bool)>, SnapshotError> {
+    let (entry, deletion) = match update {
+        KvUpdate::Put(entry) => (entry, false),
+        KvUpdate::Delete(entry) => (entry, true),
+        KvUpdate::CaughtUp => return Ok(None),
+    };
+    let size = entry.value.len();
+    if size > MAX_VALUE_LEN {
+        let key = entry.key.clone();
+        return Err(SnapshotError::ValueTooLarge { key, size, limit: MAX_VALUE_LEN });
+    }
+    Ok(Some((entry, deletion)))
+}
+
 /// Appends the record of a write. A deletion keeps no value. The value is at most [`MAX_VALUE_LEN`]
 /// bytes long.
 pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
@@ -43,7 +63,7 @@ pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     fixed[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
     fixed[8..12].copy_from_slice(&nanos.to_le_bytes());
     fixed[12..20].copy_from_slice(&seconds.to_le_bytes());
-    // Reserves the exact length, because a detached record is allocated with exactly that length.
+    // An empty vector then has exactly the length of the record.
     let version_len = if number.is_some() { NUMBER_LEN } else { opaque.len() };
     out.reserve(FIXED + version_len + entry.key.len() + value.len());
     out.extend_from_slice(&fixed);
@@ -100,8 +120,8 @@ pub(super) fn shape(bytes: &[u8]) -> Result<Shape, &'static str> {
     }
 }
 
-/// A put that [`shape`] has checked or [`encode`] has made, without trailing bytes.
-#[derive(Clone)]
+/// A record that [`shape`] has checked or [`encode`] has made, without trailing bytes.
+#[derive(Clone, Default)]
 pub(super) struct Record(Bytes);
 
 impl Record {
@@ -110,12 +130,20 @@ impl Record {
         Self(bytes)
     }
 
-    /// Returns the record of a write, in an allocation of its own.
-    pub(super) fn of(entry: &KvEntry) -> Self {
+    /// Returns the record of an update, in an allocation of its own. Returns `None` for the
+    /// caught-up marker.
+    ///
+    /// # Errors
+    /// Returns [`SnapshotError::ValueTooLarge`] if the value is longer than [`MAX_VALUE_LEN`].
+    pub(super) fn of(update: &KvUpdate) -> Result<Option<Self>, SnapshotError> {
+        let Some((entry, deletion)) = written(update)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        bytes.reserve_exact(encoded_len(entry));
-        encode(&mut bytes, entry, false);
-        Self(bytes.into())
+        encode(&mut bytes, entry, deletion);
+        Ok(Some(Self(bytes.into())))
+    }
+
+    pub(super) fn is_deletion(&self) -> bool {
+        self.fixed()[0] == DELETE
     }
 
     /// Returns a copy that keeps nothing else in memory.
@@ -174,16 +202,6 @@ impl Record {
     }
 }
 
-/// Returns the length of the record of a put.
-fn encoded_len(entry: &KvEntry) -> usize {
-    let version_len = if entry.version.as_u64().is_some() {
-        NUMBER_LEN
-    } else {
-        entry.version.to_bytes().len() - 1
-    };
-    FIXED + version_len + entry.key.len() + entry.value.len()
-}
-
 fn version_len(byte: u8) -> Option<usize> {
     match byte {
         NUMBER => Some(NUMBER_LEN),
@@ -240,7 +258,6 @@ mod tests {
     fn round_trip(entry: &KvEntry) {
         let mut bytes = Vec::new();
         encode(&mut bytes, entry, false);
-        assert_eq!(bytes.len(), encoded_len(entry));
         bytes.extend_from_slice(b"more");
         let shape = shape(&bytes).unwrap();
         assert!(!shape.deletion);
@@ -248,7 +265,8 @@ mod tests {
         bytes.truncate(shape.end);
         let record = Record::checked(bytes.into());
         assert_eq!(&record.to_entry(), entry);
-        assert_eq!(record.bytes(), Record::of(entry).bytes());
+        let update = KvUpdate::Put(entry.clone());
+        assert_eq!(record.bytes(), Record::of(&update).unwrap().unwrap().bytes());
     }
 
     #[test]

@@ -11,9 +11,9 @@ use super::disk::{Access, Disk, DiskFile, StdDisk};
 use super::frame::{Ending, FRAME_HEADER};
 use super::load::{Loaded, load_file};
 use super::log::{Log, PART_SIZE, create, remove_leftover};
-use super::record::{MAX_VALUE_LEN, encode};
+use super::record::{encode, written};
 use super::shared::SharedLog;
-use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy};
+use super::{Change, Snapshot, SnapshotError, SnapshotOptions, SyncPolicy};
 use crate::local_file::{self, Identity};
 use crate::store::{KvUpdate, WatchCursor};
 
@@ -169,26 +169,28 @@ impl SnapshotWriter {
     /// [`SnapshotError::ValueTooLarge`] for a value above about 4 GiB. Returns
     /// [`SnapshotError::Poisoned`] if the writer cannot be used any more.
     pub fn append(&mut self, update: &KvUpdate) -> Result<(), SnapshotError> {
-        let (entry, deletion) = match update {
-            KvUpdate::Put(entry) => (entry, false),
-            KvUpdate::Delete(entry) => (entry, true),
-            KvUpdate::CaughtUp => return Ok(()),
-        };
-        let size = entry.value.len();
-        if size > MAX_VALUE_LEN {
-            return Err(SnapshotError::ValueTooLarge {
-                key: entry.key.clone(),
-                size,
-                limit: MAX_VALUE_LEN,
-            });
-        }
+        let Some((entry, deletion)) = written(update)? else { return Ok(()) };
+        self.make_room(entry.value.len())?;
+        encode(&mut self.buffer, entry, deletion);
+        Ok(())
+    }
+
+    /// Appends a change as [`append`](Self::append) does an update, without encoding it again.
+    pub(crate) fn append_change(&mut self, change: &Change) -> Result<(), SnapshotError> {
+        let record = change.record();
+        self.make_room(record.len())?;
+        self.buffer.extend_from_slice(record.bytes());
+        Ok(())
+    }
+
+    /// Writes a part if the buffer is full, or has no room for a large value.
+    fn make_room(&mut self, size: usize) -> Result<(), SnapshotError> {
         self.shared.check()?;
         let filled = self.buffer.len();
         if filled >= PART_SIZE || (filled > FRAME_HEADER && filled + size > 2 * PART_SIZE) {
             self.shared.log().append(&mut self.buffer, None)?;
             self.empty_buffer();
         }
-        encode(&mut self.buffer, entry, deletion);
         Ok(())
     }
 
