@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::Arguments;
 use crate::plain::Plain;
-use crate::report::Case;
+use crate::report::{Case, exponent};
 use crate::server::Server;
 use crate::subject::{After, Before, GROUP, OPENED, Part, Subject, key};
 
@@ -254,18 +254,24 @@ pub(crate) async fn measure(arguments: Arguments) {
     summary(&measured);
 }
 
-/// The time of each case at all sizes, and the cases that are slower than before beyond the noise
-/// of their A/A row.
+/// The time of each case at all sizes with the exponent of its growth, and the cases that are
+/// slower than before beyond the noise of their A/A row.
 fn summary(measured: &[(usize, Case)]) {
     println!("\nsummary: case | after in us, at each number of keys (after/before)");
     let mut names: Vec<_> = measured.iter().map(|(_, case)| &case.name).collect();
     names.sort();
     names.dedup();
     for name in names {
-        let at = measured.iter().filter(|(_, case)| &case.name == name).map(|(size, case)| {
+        let sizes: Vec<_> = measured.iter().filter(|(_, case)| &case.name == name).collect();
+        let at = sizes.iter().map(|(size, case)| {
             format!("{size}: {:.2} ({:.2})", case.after() * 1e6, case.ratio().0)
         });
-        println!("summary: {name} | {}", at.collect::<Vec<_>>().join(", "));
+        let at = at.collect::<Vec<_>>().join(", ");
+        let points = sizes.iter().map(|(size, case)| (*size as f64, case.after()));
+        match exponent(&points.collect::<Vec<_>>()) {
+            Some(exponent) => println!("summary: {name} | {at} | exponent {exponent:.2}"),
+            None => println!("summary: {name} | {at}"),
+        }
     }
     let is_slower = |case: &Case| {
         let (_, least, most) = case.same();

@@ -24,6 +24,17 @@ pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     (middle, values[0], values[values.len() - 1])
 }
 
+/// Returns the slope of the line through points on two logarithmic axes, by least squares. Returns
+/// `None` if fewer than two numbers of keys were measured.
+pub(crate) fn exponent(points: &[(f64, f64)]) -> Option<f64> {
+    let logs: Vec<_> = points.iter().map(|(keys, time)| (keys.ln(), time.ln())).collect();
+    let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / logs.len() as f64;
+    let (x, y) = (mean(|log| log.0), mean(|log| log.1));
+    let across: f64 = logs.iter().map(|log| (log.0 - x).powi(2)).sum();
+    let both: f64 = logs.iter().map(|log| (log.0 - x) * (log.1 - y)).sum();
+    (across > 0.0).then(|| both / across)
+}
+
 fn shown((middle, least, most): Spread) -> String {
     format!("{middle:.3} ({least:.3} to {most:.3})")
 }
