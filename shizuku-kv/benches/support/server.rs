@@ -1,6 +1,6 @@
 //! A nats-server of our own.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 pub(crate) struct Server {
     process: Child,
     pub(crate) port: u16,
+    monitor: u16,
     pub(crate) version: String,
     _home: TempDir,
 }
@@ -23,7 +24,7 @@ impl Server {
         std::fs::create_dir(&ports).expect("a directory");
         let binary = binary();
         let mut process = Command::new(&binary)
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+            .args(["--addr", "127.0.0.1", "--port", "-1", "-m", "-1", "--jetstream", "--store_dir"])
             .arg(home.path().join("store"))
             .arg("--ports_file_dir")
             .arg(&ports)
@@ -32,9 +33,10 @@ impl Server {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
         let deadline = Instant::now() + Duration::from_secs(20);
-        let (port, info) = loop {
-            let ready = listening_port(&ports).and_then(|port| Some((port, greeting(port)?)));
-            if let Some(ready) = ready.filter(|(_, info)| info.contains("\"jetstream\":true")) {
+        let (port, monitor, info) = loop {
+            let ready = listening_ports(&ports)
+                .and_then(|(port, monitor)| Some((port, monitor, greeting(port)?)));
+            if let Some(ready) = ready.filter(|(.., info)| info.contains("\"jetstream\":true")) {
                 break ready;
             }
             if Instant::now() > deadline || process.try_wait().is_ok_and(|ended| ended.is_some()) {
@@ -44,7 +46,18 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         };
         let version = info.split("\"version\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        Self { process, port, version: version.unwrap_or("?").to_owned(), _home: home }
+        let version = version.unwrap_or("?").to_owned();
+        Self { process, port, monitor, version, _home: home }
+    }
+
+    /// Returns the number of messages that clients have sent.
+    pub(crate) fn messages(&self) -> u64 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor)).unwrap();
+        stream.write_all(b"GET /varz HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (_, after) = text.split_once("\"in_msgs\": ").unwrap();
+        after.split_once(',').unwrap().0.parse().unwrap()
     }
 
     #[allow(dead_code, reason = "benches/versions does not need it")]
@@ -60,12 +73,15 @@ impl Drop for Server {
     }
 }
 
-/// The port in the file which the server writes once it listens.
-fn listening_port(ports: &Path) -> Option<u16> {
+/// The ports for clients and for the monitor, in the file which the server writes once it listens.
+fn listening_ports(ports: &Path) -> Option<(u16, u16)> {
     let file = std::fs::read_dir(ports).ok()?.next()?.ok()?;
     let text = std::fs::read_to_string(file.path()).ok()?;
-    let (_, after) = text.split_once("\"nats\":[\"")?;
-    after.split_once('"')?.0.rsplit(':').next()?.parse().ok()
+    let port = |of: &str| {
+        let (_, after) = text.split_once(&format!("\"{of}\":[\""))?;
+        after.split_once('"')?.0.rsplit(':').next()?.parse().ok()
+    };
+    Some((port("nats")?, port("monitoring")?))
 }
 
 /// The line with which the server greets.

@@ -13,6 +13,8 @@
     reason = "a benchmark that cannot go on ends"
 )]
 
+mod crowds;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,21 +146,28 @@ impl Processes {
 
 #[tokio::main]
 async fn main() {
-    let rounds =
-        if std::env::args().any(|argument| argument == "--quick") { (10, 3) } else { (60, 12) };
+    let rounds = if std::env::args().any(|argument| argument == "--quick") {
+        (5, 10, 3)
+    } else {
+        (20, 60, 12)
+    };
     tokio::spawn(run(rounds)).await.expect("the benchmark");
 }
 
-async fn run((hand_overs, takeovers): (usize, usize)) {
+async fn run((crowds, hand_overs, takeovers): (usize, usize, usize)) {
     let server = Server::start();
     println!("nats-server {}, {} cores, {DEAD} dead sessions\n", server.version, cores());
     let url = format!("nats://127.0.0.1:{}", server.port);
+    let mut lines = crowds::run(&server, &url, crowds).await;
+    if std::env::args().any(|argument| argument == "crowds") {
+        return lines.iter().for_each(|line| println!("{line}"));
+    }
     let full = Processes::start(&url, "full").await;
     let empty = Processes::start(&url, "empty").await;
     let again = Processes::start(&url, "again").await;
     full.leave_dead_sessions().await;
     let number = AtomicUsize::new(0);
-    let lines = [
+    lines.extend([
         Comparison::run(hand_overs, || full.hand_over(), || empty.hand_over()).await.line(
             "hand-over beside dead sessions",
             Unit::Each,
@@ -182,7 +191,7 @@ async fn run((hand_overs, takeovers): (usize, usize)) {
             Unit::Each,
             TARGET,
         ),
-    ];
+    ]);
     println!("\ncase | ours | other | ratio (min to max) | target | met");
     lines.iter().for_each(|line| println!("{line}"));
 }
