@@ -11,10 +11,12 @@
 //! the lock to the next waiter (`follow.rs`). It also watches the sessions before those claims
 //! ([`super::failure_detector`]).
 
+mod ask;
 mod claims;
 mod contention;
 mod follow;
 mod record_cache;
+mod requests;
 mod write;
 
 use std::future::poll_fn;
@@ -30,6 +32,7 @@ use tokio::time::Instant;
 use self::claims::{ClaimState, LocalClaims, Pending};
 use self::contention::Contention;
 use self::record_cache::{Cached, RecordCache};
+use self::requests::Requests;
 use super::channels::{Channels, CoordinatorId};
 use super::command::{Command, Rejection, Reply};
 use super::error::LockLoss;
@@ -66,6 +69,7 @@ pub(super) struct Coordinator {
     cache: RecordCache,
     watch: Follower,
     contention: Contention,
+    requests: Requests,
     failure_detector: FailureDetector,
     /// Time of the last work.
     busy_since: Instant,
@@ -87,6 +91,7 @@ impl Coordinator {
         let mut watch = Follower::shared(&env.store, WatchScope::Key(env.id.1.clone()));
         watch.stop();
         let failure_detector = FailureDetector::new(&env.store);
+        let requests = Requests::new(&env.store, env.id.1.clone());
         Self {
             env,
             pending: Vec::new(),
@@ -95,6 +100,7 @@ impl Coordinator {
             cache: RecordCache::new(),
             watch,
             contention: Contention::default(),
+            requests,
             failure_detector,
             busy_since: Instant::now(),
             commands,
@@ -116,6 +122,9 @@ impl Coordinator {
                 self.accept(command);
             }
             self.leave_with_ended_sessions();
+            if self.pending.is_empty() && self.shutdown.is_some() {
+                self.purge_requests().await;
+            }
             if self.pending.is_empty()
                 && let Some(Shutdown { callers, failure }) = &mut self.shutdown
             {
@@ -134,11 +143,17 @@ impl Coordinator {
                 while let Some(event) = self.watch.next().now_or_never() {
                     self.handle(event);
                 }
+                while let Some(event) = self.requests.next().now_or_never() {
+                    self.requests.handle(event);
+                }
                 self.write().await;
                 continue;
             }
-            if self.is_idle() && self.retire() {
-                return;
+            if self.is_idle() {
+                self.purge_requests().await;
+                if self.retire() {
+                    return;
+                }
             }
             self.follow();
             if self.has_work() {
@@ -156,6 +171,7 @@ impl Coordinator {
                     None => return,
                 },
                 event = self.watch.next() => self.handle(event),
+                event = self.requests.next() => self.requests.handle(event),
                 watched = self.failure_detector.next() => if let Err(error) = watched {
                     self.reject_waiting(&error);
                 },
@@ -181,6 +197,7 @@ impl Coordinator {
 
     fn accept(&mut self, command: Command) {
         self.busy_since = Instant::now();
+        self.requests.note_change();
         match command {
             Command::Claim { claim, waits, session, wait, reply } => {
                 if let Some(entry) = session.take_prefetched(self.key()) {
@@ -242,6 +259,7 @@ impl Coordinator {
             // The store may have been deleted and created again. A record of the new store may have
             // the very version of the cached record, and would be replaced.
             self.cache.invalidate();
+            self.requests.observed(None);
         }
         for id in over {
             self.reject(id, Rejection::SessionOver);
@@ -252,7 +270,11 @@ impl Coordinator {
         let has_requests =
             || !self.pending.is_empty() || self.claims.any(|local| local.is_requested());
         match self.cache.state() {
-            Cached::Known(known) => has_requests() || !self.removals(&known.record).is_empty(),
+            Cached::Known(known) => {
+                has_requests() && self.requests.patient_until().is_none()
+                    || self.requests.has_work()
+                    || !self.removals(&known.record).is_empty()
+            }
             Cached::Unknown => has_requests() || self.needs_record(),
             Cached::Foreign => has_requests(),
             Cached::Contradicted { .. } => {
@@ -309,7 +331,8 @@ impl Coordinator {
             }
         }
         let contradicted_until = self.cache.contradicted_until().filter(|until| *until > now);
-        let next = [contradicted_until, self.failure_detector.alarm()];
+        let patient_until = self.requests.patient_until();
+        let next = [contradicted_until, patient_until, self.failure_detector.alarm()];
         alarm = next.into_iter().flatten().fold(alarm, Instant::min);
         // Lets other tasks run, even if something is always due.
         alarm.max(now + Duration::from_millis(1))

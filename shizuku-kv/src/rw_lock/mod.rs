@@ -40,6 +40,8 @@ mod process_locks;
 mod processor;
 mod record;
 mod reentry;
+mod request;
+mod run;
 mod session;
 mod transition;
 

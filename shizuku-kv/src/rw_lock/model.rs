@@ -25,6 +25,7 @@ mod decisions;
 mod mutations;
 mod process;
 mod promises;
+mod requests;
 mod server;
 mod session;
 mod world;
@@ -69,6 +70,7 @@ const NOTHING: Budget = Budget {
     fenced: 0,
     late: 0,
     hopes: false,
+    requests: 0,
 };
 
 /// Longer than one tick by less than an eighth: a fast clock has counted it when a slow one has
@@ -201,9 +203,27 @@ const HOPES: Scenario = Scenario {
     more: |it| (it.parts, it.budget.cuts) = (&[RENEWED_ONCE, TRIER, WRITER], 1),
 };
 
-const ALL: [Scenario; 14] = [
+/// A process requests its changes from others, and may abandon its claim.
+const REQUESTED: Scenario = Scenario {
+    name: "requested",
+    parts: &[READER, READER],
+    budget: Budget { requests: 2, abandons: 1, cuts: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.parts, it.budget) = (&[READER, WRITER, READER], Budget { cuts: 0, ..it.budget }),
+};
+
+/// A process with a request stops forever, or the process that could apply it.
+const UNHEARD: Scenario = Scenario {
+    name: "unheard",
+    parts: &[READER, WRITER],
+    budget: Budget { requests: 1, crashes: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.breaks, it.budget.cuts) = (1, 1),
+};
+
+const ALL: [Scenario; 16] = [
     LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE,
-    REUSED, HOPES,
+    REUSED, HOPES, REQUESTED, UNHEARD,
 ];
 
 impl Scenario {

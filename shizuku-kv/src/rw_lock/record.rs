@@ -219,6 +219,14 @@ pub(super) struct Claim {
     pub(super) extra: Extra,
 }
 
+impl Claim {
+    /// Drops the fields of a grant. They have no meaning in a claim, and would be duplicated once
+    /// it is granted.
+    pub(super) fn drop_grant_fields(&mut self) {
+        self.extra.retain(|name, _| name != "token" && name != "since");
+    }
+}
+
 /// A claim that has been granted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Grant {
@@ -321,10 +329,7 @@ impl LockRecord {
         if !record.is_sound() {
             return wrong("it violates the invariants of a lock record");
         }
-        // Fields of a grant have no meaning in a claim, and would be duplicated once it is granted.
-        for claim in &mut record.queue {
-            claim.extra.retain(|name, _| name != "token" && name != "since");
-        }
+        record.queue.iter_mut().for_each(Claim::drop_grant_fields);
         Ok(record)
     }
 

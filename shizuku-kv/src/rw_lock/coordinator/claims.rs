@@ -114,6 +114,11 @@ impl LocalClaim {
         matches!(self.state, ClaimState::Queued(_))
     }
 
+    /// Returns whether the claim was seen in the record.
+    pub(super) fn is_recorded(&self) -> bool {
+        matches!(self.state, ClaimState::Queued(_) | ClaimState::Granted { .. })
+    }
+
     /// Returns whether the claim is in the record, or may be.
     pub(super) fn may_be_recorded(&self) -> bool {
         match self.state {

@@ -37,6 +37,16 @@ impl Contention {
         self.last_conflict.is_some_and(|last| last.elapsed() < time)
     }
 
+    /// Records that other processes have made the changes of this one.
+    pub(super) fn was_helped(&mut self) {
+        self.conflicts = 0;
+    }
+
+    /// Returns whether the last swap was lost.
+    pub(super) fn has_lost(&self) -> bool {
+        self.conflicts > 0
+    }
+
     /// Returns whether more than one swap was lost in a row.
     pub(super) fn is_repeated(&self) -> bool {
         self.conflicts > 1

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::{ClaimState, LocalClaim};
+use super::claims::{ClaimState, LocalClaim, Pending};
 use super::record_cache::{CachedRecord, CaughtUp, EntryEffect};
 use super::{Coordinator, KEEP, LONG_HELD};
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::error::LockLoss;
 use crate::rw_lock::failure_detector::{OwnClaims, Prospect};
+use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::{KvError, KvResult};
 use crate::watch::Event;
 
@@ -90,7 +91,10 @@ impl Coordinator {
     pub(super) fn apply(&mut self, effect: EntryEffect) {
         match effect {
             EntryEffect::Nothing => {}
-            EntryEffect::Record => self.compare(),
+            EntryEffect::Record => {
+                self.compare();
+                self.requests.observed(self.cache.known());
+            }
             // The entry is not changed.
             EntryEffect::Foreign(reason) => {
                 let rejection = Rejection::Foreign(reason);
@@ -106,11 +110,32 @@ impl Coordinator {
     pub(super) fn compare(&mut self) {
         let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
         let positions = self.claims.queue_positions(record);
+        if self.requests.patient_until().is_some() {
+            // Another process may have applied the request.
+            let has_left = |pending: &mut Pending| match pending.change {
+                Change::Leave(id) => {
+                    let is_recorded = self.claims.get(id).is_some_and(LocalClaim::is_recorded);
+                    is_recorded && record.grant(id).is_none() && !positions.contains_key(&id)
+                }
+                _ => false,
+            };
+            for pending in self.pending.extract_if(.., has_left).collect::<Vec<_>>() {
+                if let Change::Leave(id) = pending.change {
+                    self.claims.remove(id);
+                }
+                pending.answer(Ok(Outcome::Done));
+            }
+        }
         let mut revoked = Vec::new();
         for local in self.claims.iter_mut() {
             let id = local.claim.id;
             match (&local.state, record.grant(id)) {
-                (ClaimState::Queued(_), Some(grant)) => local.grant(grant.token),
+                (ClaimState::Queued(_) | ClaimState::Requested { sent: true, .. }, Some(grant)) => {
+                    local.grant(grant.token)
+                }
+                (ClaimState::Requested { sent: true, .. }, None) if positions.contains_key(&id) => {
+                    local.queue();
+                }
                 // The record was removed, or written by a client that does not follow the protocol.
                 (ClaimState::Queued(_), None) if !positions.contains_key(&id) => {
                     local.request_again();
@@ -121,6 +146,10 @@ impl Coordinator {
         }
         for id in revoked {
             self.end_claim(id, Rejection::SessionOver);
+        }
+        let is_done = self.pending.is_empty() && !self.claims.any(LocalClaim::is_requested);
+        if is_done && self.requests.note_applied() {
+            self.contention.was_helped();
         }
     }
 
@@ -148,6 +177,7 @@ impl Coordinator {
         if matters || self.contention.was_within(KEEP) {
             self.start_watch();
         }
+        self.requests.follow(self.contention.was_within(KEEP));
     }
 
     /// Extends the waits of callers while the sessions ahead of them may be dead. Rejects a

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::Coordinator;
-use super::claims::{ClaimState, Pending};
+use super::claims::{ClaimState, LocalClaim, Pending};
 use super::record_cache::CachedRecord;
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::failure_detector::Prospect;
@@ -26,6 +26,13 @@ struct Batch {
     claims: Vec<(ClaimId, Outcome)>,
 }
 
+/// Returns whether a claim of one record is absent in a later one.
+fn has_removed(old: &LockRecord, new: &LockRecord) -> bool {
+    let mut ids: Vec<_> = new.claims().map(|claim| claim.id).collect();
+    ids.sort_unstable();
+    old.claims().any(|claim| ids.binary_search(&claim.id).is_err())
+}
+
 impl Coordinator {
     /// Tries once to write all requested changes.
     pub(super) async fn write(&mut self) {
@@ -39,9 +46,16 @@ impl Coordinator {
             }
             // The entry may be foreign.
             let Some(known) = self.cache.known().cloned() else { return };
+            if let Some((session, request)) = self.request(&known) {
+                return self.make(session, request).await;
+            }
             let batch = self.batch(&known.record);
-            if batch.record != known.record || self.cache.has_unresolved(&known) {
+            if batch.record != known.record || self.is_unresolved(&known) {
                 return self.swap(batch, &known).await;
+            }
+            if batch.claims.is_empty() && batch.pending.is_empty() {
+                // The requests of others change nothing.
+                return;
             }
             if was_read {
                 return self.conclude(batch).await;
@@ -49,6 +63,17 @@ impl Coordinator {
             // The cached record may be stale.
             self.cache.invalidate();
         }
+    }
+
+    /// Returns whether the record has to be written even if nothing changes it. A write of unknown
+    /// outcome may still land, or another process may still apply a request of this one.
+    fn is_unresolved(&self, known: &CachedRecord) -> bool {
+        let is_abandoned = |pending: &Pending| match pending.change {
+            Change::Leave(id) => !self.claims.get(id).is_some_and(LocalClaim::is_recorded),
+            _ => false,
+        };
+        self.cache.has_unresolved(known)
+            || self.requests.may_be_applied() && self.pending.iter().any(is_abandoned)
     }
 
     /// Applies the requested changes to a record.
@@ -61,6 +86,7 @@ impl Coordinator {
                 *of_old = newest;
             }
         }
+        self.requests.apply(&mut record);
         let removals = self.removals(&record);
         if !removals.is_empty() {
             // The removals may make room for deferred claims in the same write.
@@ -88,14 +114,20 @@ impl Coordinator {
         // Each waiter receives a token eventually, and needs room for it. Waiting readers already
         // have that room. Only one writer at a time needs it.
         let room = value.len() + GRANT_ROOM + SWAP_ROOM;
-        if has_claims && room > self.env.store.max_value_size() {
-            return self.reject_requested(&Rejection::Full);
+        if room > self.env.store.max_value_size() {
+            if self.requests.drop_received() {
+                return;
+            }
+            if has_claims {
+                return self.reject_requested(&Rejection::Full);
+            }
         }
         for (id, _) in &batch.claims {
             if let Some(local) = self.claims.get_mut(*id) {
                 local.note_sent();
             }
         }
+        let has_removed = has_removed(&known.record, &batch.record);
         let written = match expected {
             Some(version) if !known.has_expired => {
                 self.env.store.update(self.key(), value, version).await
@@ -105,6 +137,7 @@ impl Coordinator {
         match written {
             Ok(version) => {
                 self.contention.wrote();
+                self.requests.wrote(version, has_removed);
                 // Moved, because the answers to the requests do not need the record.
                 self.cache.written(std::mem::take(&mut batch.record), version);
                 self.conclude(batch).await;
@@ -113,6 +146,7 @@ impl Coordinator {
                 self.cache.invalidate();
                 self.handle_conflict().await;
             }
+            Err(KvError::StoreFull { .. }) if self.requests.drop_received() => {}
             // A claim needs room, and a release does not.
             Err(error @ KvError::StoreFull { .. }) if has_claims => {
                 self.reject_requested(&Rejection::Store(error));
@@ -212,6 +246,7 @@ impl Coordinator {
     /// further changes.
     async fn handle_conflict(&mut self) {
         self.contention.lost_swap();
+        self.requests.follow(true);
         // While a replica is behind, a read may return the version that the swap expected. A watch
         // delivers the newer one.
         if self.contention.is_repeated() {
@@ -232,6 +267,10 @@ impl Coordinator {
             };
             let limit = if number == 0 { CHANGE_TIMEOUT } else { FURTHER_CHANGE_TIMEOUT };
             if tokio::time::timeout(limit, events).await.is_err() {
+                break;
+            }
+            if self.cache.known().is_some_and(|known| self.request(known).is_some()) {
+                // A request conflicts with no change of another process.
                 break;
             }
         }

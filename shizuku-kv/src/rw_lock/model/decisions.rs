@@ -53,6 +53,14 @@ pub(super) struct TaskRules {
     pub(super) checks_session_first: bool,
     /// A waiting claim that is missing from the record is requested again.
     pub(super) claims_again: bool,
+    /// A request of another process is applied only to a version that it admits.
+    pub(super) checks_base: bool,
+    /// A removal of a claim ends the versions to which earlier requests may be applied.
+    pub(super) restarts_run: bool,
+    /// A process whose abandoned claim was requested writes the record, even unchanged.
+    pub(super) rewrites_after_request: bool,
+    /// A process whose request is not applied swaps by itself.
+    pub(super) loses_patience: bool,
 }
 
 pub(super) const PRODUCTION: Decisions = Decisions {
@@ -75,5 +83,9 @@ pub(super) const PRODUCTION: Decisions = Decisions {
         forgets_abandoned: true,
         checks_session_first: true,
         claims_again: true,
+        checks_base: true,
+        restarts_run: true,
+        rewrites_after_request: true,
+        loses_patience: true,
     },
 };

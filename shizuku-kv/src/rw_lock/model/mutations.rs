@@ -8,8 +8,8 @@ use super::promises::{
     ALONE, EVICTED, FENCED, IN_ORDER, NO_LOOP, NO_TRACE, NOTIFIED, PROMPT, SERVED, SOUND, TOKENS,
 };
 use super::{
-    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
-    Scenario, TRIES, UNKNOWN,
+    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REQUESTED,
+    REUSED, Scenario, TRIES, UNHEARD,
 };
 use crate::exploration;
 use crate::rw_lock::lease::{self, EntryMeaning};
@@ -50,7 +50,7 @@ fn in_driver(
 
 /// Returns all mutations: of claims, departures, tokens, times, unknown outcomes, and task rules.
 pub(super) fn all() -> Vec<Mutation> {
-    [claims(), departures(), tokens(), times(), unknowns(), drivers()]
+    [claims(), departures(), tokens(), times(), unknowns(), drivers(), requests()]
         .into_iter()
         .flatten()
         .collect()
@@ -96,7 +96,7 @@ fn claims() -> Vec<Mutation> {
         }),
         in_apply(
             "a granted claim is granted again",
-            UNKNOWN,
+            REQUESTED,
             SOUND,
             |record, change| match change {
                 Change::Claim { claim, .. } if record.grant(claim.id).is_some() => {
@@ -105,7 +105,7 @@ fn claims() -> Vec<Mutation> {
                 _ => record.apply(change),
             },
         ),
-        in_apply("a queued claim queues again", UNKNOWN, SOUND, |record, change| match change {
+        in_apply("a queued claim queues again", UNHEARD, SOUND, |record, change| match change {
             Change::Claim { claim, .. }
                 if record.queue.iter().any(|waiting| waiting.id == claim.id) =>
             {
@@ -300,6 +300,23 @@ fn drivers() -> Vec<Mutation> {
         }),
         in_driver("a waiter waits for a grant that was broken unseen", BROKEN, SERVED, |it| {
             it.claims_again = false
+        }),
+    ]
+}
+
+fn requests() -> Vec<Mutation> {
+    vec![
+        in_driver("a request is applied to any version", REQUESTED, NO_TRACE, |it| {
+            it.checks_base = false;
+        }),
+        in_driver("a request is applied again after a removal", REQUESTED, NO_TRACE, |it| {
+            it.restarts_run = false;
+        }),
+        in_driver("an abandoned request is forgotten", REQUESTED, NO_TRACE, |it| {
+            it.rewrites_after_request = false;
+        }),
+        in_driver("a process waits for others to apply its request", UNHEARD, SERVED, |it| {
+            it.loses_patience = false;
         }),
     ]
 }

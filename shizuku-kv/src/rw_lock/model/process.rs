@@ -7,6 +7,7 @@ use super::decisions::Decisions;
 use super::server::{Server, Written, claim_id, process_of, session, token};
 use super::world::{Clock, Event, Events, Plan};
 use crate::rw_lock::record::{Claim, Extra, LockMode, LockRecord};
+use crate::rw_lock::run::Run;
 use crate::rw_lock::transition::{Change, Outcome};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +37,8 @@ pub(super) enum ClaimState {
     Downgrading,
     /// The claim is abandoned, and may be in the record. `believes` is set only if the release is
     /// reported too early.
-    Leaving { believes: Option<LockMode> },
+    /// `is_recorded` is set if the claim was in the record when it began to leave.
+    Leaving { believes: Option<LockMode>, is_recorded: bool },
     /// Released, given up or rejected.
     Left,
     /// The session was over first, or an operator broke the lock.
@@ -113,6 +115,12 @@ pub(super) struct Process {
     /// Version that an unanswered write expects.
     pub(super) unsure: Option<u8>,
     pub(super) strays: Vec<Writing>,
+    /// The newest known version, and the own writes before it.
+    pub(super) run: Run,
+    /// Whether another process may still apply a claim that this one has requested.
+    pub(super) has_requested: bool,
+    /// Whether the process waits until others have applied its requests.
+    pub(super) is_patient: bool,
 
     pub(super) observed: Vec<Option<Observation>>,
     /// A write under the lock, in flight to the protected resource.
@@ -156,6 +164,9 @@ impl Process {
             writing: None,
             unsure: None,
             strays: Vec::new(),
+            run: Run::default(),
+            has_requested: false,
+            is_patient: false,
             observed: vec![None; processes],
             fenced: None,
         }
@@ -181,7 +192,7 @@ impl Process {
             ClaimState::Granted(mode) => mode,
             ClaimState::Downgrading if inputs.decisions.driver.stops_first => LockMode::Read,
             ClaimState::Downgrading => LockMode::Write,
-            ClaimState::Leaving { believes: Some(mode) } => mode,
+            ClaimState::Leaving { believes: Some(mode), .. } => mode,
             _ => return None,
         };
         let is_there = matches!(self.status, Status::Running | Status::Paused);
@@ -195,13 +206,14 @@ impl Process {
     /// Sets the wanted state of a claim, which then needs a write.
     pub(super) fn want(&mut self, claim: usize, state: ClaimState) {
         self.claims[claim] = state;
-        (self.is_of_now, self.needs_no_change) = (false, false);
+        (self.is_of_now, self.needs_no_change, self.is_patient) = (false, false, false);
     }
 
     /// Abandons a claim.
     pub(super) fn abandon(&mut self, claim: usize, inputs: &StepInputs<'_>) {
         if inputs.decisions.driver.removes_abandoned {
-            self.want(claim, ClaimState::Leaving { believes: None });
+            let is_recorded = self.claims[claim] == ClaimState::Queued;
+            self.want(claim, ClaimState::Leaving { believes: None, is_recorded });
         } else {
             self.claims[claim] = ClaimState::Left;
         }
@@ -212,7 +224,7 @@ impl Process {
             ClaimState::Granted(mode) if !inputs.decisions.driver.stops_first => Some(mode),
             _ => None,
         };
-        self.want(claim, ClaimState::Leaving { believes: mode });
+        self.want(claim, ClaimState::Leaving { believes: mode, is_recorded: true });
     }
 
     /// Returns the changes that the record needs, each with the claim that it is for.
@@ -270,7 +282,11 @@ impl Process {
 
     /// Applies the requests to the known record, and sends the result if it differs.
     pub(super) fn write(&mut self, inputs: &StepInputs<'_>) {
-        let mut record = LockRecord::clone(&self.known);
+        self.write_over(LockRecord::clone(&self.known), inputs);
+    }
+
+    /// The same for a record to which requests of others were applied.
+    pub(super) fn write_over(&mut self, mut record: LockRecord, inputs: &StepInputs<'_>) {
         let mut outcomes = Vec::new();
         for (change, claim) in self.requested_changes(inputs) {
             let outcome = (inputs.decisions.apply)(&mut record, &change);
@@ -278,7 +294,12 @@ impl Process {
         }
         let may_land =
             |expected| (inputs.decisions.may_land)(token(expected), token(self.known_version));
-        let must_write = self.unsure.is_some_and(may_land);
+        let leaves =
+            |state: &ClaimState| matches!(state, ClaimState::Leaving { is_recorded: false, .. });
+        let may_be_combined = self.has_requested
+            && inputs.decisions.driver.rewrites_after_request
+            && self.claims.iter().any(leaves);
+        let must_write = self.unsure.is_some_and(may_land) || may_be_combined;
         let is_new = record != *self.known;
         if is_new || must_write {
             if !is_new {
@@ -290,9 +311,6 @@ impl Process {
                 Some(Writing { expected, record: Arc::new(record), outcomes, answer: None });
         } else if self.is_of_now {
             self.needs_no_change = true;
-            if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Granted(_))) {
-                inputs.events.happened(Event::FoundItsGrant);
-            }
             self.apply_outcomes(outcomes, inputs);
         } else {
             // The known record may be stale.
@@ -307,6 +325,8 @@ impl Process {
         };
         if answer == Some(true) {
             self.unsure = None;
+            let old = std::mem::replace(&mut self.known, Arc::clone(&record));
+            self.note_run(&old, expected + 1, inputs);
             self.know(record, expected + 1);
             self.apply_outcomes(outcomes, inputs);
             self.compare(inputs);
@@ -328,6 +348,7 @@ impl Process {
         self.known = record;
         self.known_version = version;
         self.needs_no_change = false;
+        self.run.observed(token(version));
         self.watched = self.watched.max(version);
         if self.unsure.is_some_and(|expected| expected != version) {
             self.unsure = None;
@@ -396,6 +417,16 @@ impl Process {
                 self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
             self.claims[claim] = match (self.claims[claim], grant) {
                 (ClaimState::Queued, Some(mode)) => ClaimState::Granted(mode),
+                (ClaimState::Requested, Some(mode)) => {
+                    if !self.has_requested {
+                        inputs.events.happened(Event::FoundItsGrant);
+                    }
+                    ClaimState::Granted(mode)
+                }
+                (ClaimState::Requested, None) if self.is_known(claim) => ClaimState::Queued,
+                (ClaimState::Leaving { is_recorded: true, .. }, None) if !self.is_known(claim) => {
+                    ClaimState::Left
+                }
                 (ClaimState::Queued, None)
                     if !self.is_known(claim) && inputs.decisions.driver.claims_again =>
                 {
@@ -446,6 +477,7 @@ impl Process {
             (self.known_version, self.watched) = (0, 0);
             (self.must_read, self.is_of_now, self.needs_no_change) = (false, false, false);
             self.unsure = None;
+            (self.run, self.has_requested, self.is_patient) = (Run::default(), false, false);
             self.since_sent = most;
             self.renewals = self.renewals.map(|_| 0);
             self.lose_renewal();

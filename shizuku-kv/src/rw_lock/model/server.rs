@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::requests::Request;
 use crate::rw_lock::record::{ClaimId, LockMode, LockRecord, SessionId};
 use crate::store::{FencingToken, VersionToken};
 
@@ -36,6 +37,8 @@ pub(super) struct Server {
     sessions: Vec<SessionKey>,
     /// The index of the key that each process has, or takes over.
     keys: Vec<usize>,
+    /// All requests that were ever made.
+    pub(super) requests: Vec<Request>,
     pub(super) register: Option<Written>,
     pub(super) truth: Truth,
 }
@@ -101,6 +104,7 @@ impl Server {
             previous: None,
             sessions: (0..keys.len()).map(key).collect(),
             keys,
+            requests: Vec::new(),
             register: None,
             truth: Truth::default(),
         }

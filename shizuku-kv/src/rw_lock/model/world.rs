@@ -8,6 +8,7 @@ use stateright::{Model, Property};
 
 use super::decisions::Decisions;
 use super::process::{ClaimState, Observation, Process, Status, StepInputs};
+use super::requests::Request;
 use super::server::{Memory, Server, Written, claim_id, process_of};
 use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockMode, LockRecord};
@@ -55,6 +56,8 @@ pub(super) struct Budget {
     /// Whether claims that do not wait may wait for dead sessions. A clock that may be wrong
     /// decides when they do.
     pub(super) hopes: bool,
+    /// Processes request their changes from others.
+    pub(super) requests: u8,
 }
 
 /// Time in ticks of a second. A holder's clock is the slowest possible, a failure detector's the
@@ -103,9 +106,11 @@ pub(super) enum Event {
     TookOver,
     SawEarlierEntry,
     TriedAfterCrash,
+    Combined,
 }
 
-pub(super) const TO_REACH: [(Event, &str); 17] = [
+pub(super) const TO_REACH: [(Event, &str); 18] = [
+    (Event::Combined, "a process applies the request of another one"),
     (Event::TookOver, "a session takes over the key of one that is over"),
     (Event::SawEarlierEntry, "a watch delivers an entry from before a session"),
     (Event::TriedAfterCrash, "a try is granted after a crash"),
@@ -197,6 +202,10 @@ pub(super) enum Action {
     Send(usize, usize),
     /// The write arrives.
     Arrive(usize),
+    /// The process requests its changes from others.
+    Request(usize),
+    /// The process applies a request.
+    Combine(usize, Request),
 }
 
 impl World {
@@ -251,11 +260,13 @@ impl World {
                 }
             }
             let may_ask = process.holds(&inputs) || !self.decisions.driver.checks_session_first;
-            let asks = may_ask && process.has_work(&inputs);
+            let is_patient = process.is_patient && !self.decisions.driver.loses_patience;
+            let asks = may_ask && !is_patient && process.has_work(&inputs);
             actions.extend(asks.then_some(Action::Write(number)));
             actions.extend(process.must_read.then_some(Action::Read(number)));
             let is_free = process.writing.is_none() && !process.must_read;
-            if is_free && process.waits() && process.watched < server.version {
+            let follows = process.waits() || process.is_patient;
+            if is_free && follows && process.watched < server.version {
                 actions.push(Action::Watch(number));
             }
             actions.extend(process.version.is_none().then_some(Action::ReadSession(number)));
@@ -345,6 +356,12 @@ impl World {
                     actions.push(Action::ReadBehind(number));
                 }
             }
+            if left.requests > 0 && process.holds(&inputs) && process.may_request(&inputs) {
+                actions.push(Action::Request(number));
+            }
+            let requests = server.requests.iter().copied();
+            let may_combine = |request: &Request| process.may_combine(*request, &inputs);
+            actions.extend(requests.filter(may_combine).map(|it| Action::Combine(number, it)));
             actions.extend((left.crashes > 0).then_some(Action::Crash(number)));
             actions.extend((left.pauses > 0).then_some(Action::Pause(number)));
         }
@@ -361,6 +378,11 @@ impl World {
             Action::Ask(p, claim) => processes[p].want(claim, ClaimState::Requested),
             Action::Release(p, claim) => processes[p].release(claim, &inputs(p)),
             Action::Write(p) => processes[p].write(&inputs(p)),
+            Action::Request(p) => {
+                left.requests -= 1;
+                processes[p].request(server, &inputs(p));
+            }
+            Action::Combine(p, request) => processes[p].combine(request, &inputs(p)),
             Action::Land(p) => self.land(server, &mut processes[p], memory),
             Action::Hear(p) => processes[p].handle_answer(&inputs(p)),
             Action::Read(p) => processes[p].read(server, false, &inputs(p)),

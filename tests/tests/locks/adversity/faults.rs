@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shizuku_kv::{Deadline, Key, KvEntry, KvError, VersionToken};
+use shizuku_kv::{Deadline, Key, KvEntry, KvError, VersionToken, WatchScope};
 use shizuku_kv_tests::faulty::{Fault, On, Operation, Plan};
 
 /// Number of requests after which a process is considered to loop. It gets no answers from then on,
@@ -14,6 +14,9 @@ const BUSY: usize = 10_000;
 
 /// Time for which a process waits for an answer that does not come.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Prefix of the keys of requests.
+pub(crate) const REQUESTS: &str = "rw_lock_request.";
 
 /// The fate of a write.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub(crate) enum Kind {
     Renewal,
     /// The end of an expired session.
     Ending,
+    /// A request that others apply.
+    Request,
     Other,
 }
 
@@ -50,6 +55,7 @@ impl Kind {
             "create" | "update" if is_record(key) => Self::Record,
             "update" if key.starts_with("rw_lock_session.") => Self::Renewal,
             "delete_with_version" if key.starts_with("rw_lock_session.") => Self::Ending,
+            "put" if key.starts_with(REQUESTS) => Self::Request,
             _ => Self::Other,
         }
     }
@@ -82,6 +88,7 @@ pub(crate) struct Faults {
     record_writes: AtomicUsize,
     watches: AtomicUsize,
     may_not_watch: AtomicBool,
+    knows_no_requests: AtomicBool,
     calls: AtomicUsize,
     /// Keys whose entries look older by this time, as if the clock of the store had been set.
     older: Mutex<HashMap<Key, Duration>>,
@@ -192,8 +199,19 @@ impl Faults {
         self.reads.load(SeqCst) + self.record_writes() + self.watches.load(SeqCst)
     }
 
+    /// Denies requests and their watch from now on, so that the process behaves like one of an
+    /// earlier version.
+    pub(crate) fn deny_requests(&self) {
+        self.knows_no_requests.store(true, SeqCst);
+        self.each(Kind::Request, Fate::Rejected(denied()));
+    }
+
     /// Counts a watch that is opened.
-    pub(crate) async fn watching(&self) -> Result<(), KvError> {
+    pub(crate) async fn watching(&self, scope: &WatchScope) -> Result<(), KvError> {
+        let is_of_requests = matches!(scope, WatchScope::Prefix(it) if it.starts_with(REQUESTS));
+        if is_of_requests && self.knows_no_requests.load(SeqCst) {
+            return Err(denied());
+        }
         if self.watches.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
         }

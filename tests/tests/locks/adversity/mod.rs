@@ -14,6 +14,7 @@ mod left_behind;
 mod limits;
 mod lost_writes;
 mod recreated_stores;
+mod requests;
 mod sessions;
 mod short_lived;
 mod shutdown;

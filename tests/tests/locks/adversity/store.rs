@@ -51,9 +51,9 @@ impl Hook for Backend {
     async fn call(self: &Arc<Self>, call: Call, _: &Next) -> KvResult<Answer> {
         let (faults, next) = (&self.faults, self.next());
         match &call.operation {
-            Operation::Watch(..) => {
+            Operation::Watch(scope, _) => {
                 faults.sent().await;
-                faults.watching().await?;
+                faults.watching(scope).await?;
                 let faults = Arc::clone(faults);
                 let answer = next.call(call).await?;
                 Ok(answer.map_updates(|updates| {

@@ -154,6 +154,35 @@ async fn waiters_that_may_not_watch_are_unauthorized() {
     }
 }
 
+/// Contenders request their changes from each other. Without the right to requests they swap.
+#[tokio::test]
+async fn contended_locks_of_a_part_need_no_requests() {
+    for has_right in [false, true] {
+        let mut prefixes = vec!["rw_lock", "rw_lock_session"];
+        prefixes.extend(has_right.then_some("rw_lock_request"));
+        let rows = rows_with(&prefixes);
+        let server = started(&rows).await;
+        let mut users = Vec::new();
+        for _ in 0..6 {
+            let (app, store) = connected(&server, &rows).await;
+            users.push(tokio::spawn(async move {
+                for _ in 0..30 {
+                    lock_of(&store).read().await.unwrap().release().await.unwrap();
+                }
+                drop(app);
+            }));
+        }
+        for user in users {
+            user.await.unwrap();
+        }
+        let log = server.log();
+        let is_denied =
+            |line: &&str| line.contains("Violation") && line.contains("rw_lock_request");
+        let denied = log.lines().filter(is_denied).count();
+        assert_eq!(denied > 0, !has_right, "{denied} denials, right {has_right}");
+    }
+}
+
 /// Watches of single keys are replaced by one of many, which this user may not open.
 #[tokio::test]
 async fn live_values_of_a_part_are_denied_once() {

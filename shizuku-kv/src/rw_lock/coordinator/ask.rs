@@ -1,0 +1,87 @@
+//! The requests that this process makes instead of swaps that would be lost.
+
+use tokio::time::Instant;
+
+use super::Coordinator;
+use super::claims::ClaimState;
+use super::record_cache::CachedRecord;
+use crate::rw_lock::record::SessionId;
+use crate::rw_lock::request::{self, Request};
+use crate::rw_lock::transition::Change;
+use crate::store::KvError;
+
+impl Coordinator {
+    /// Returns the request to make instead of a swap, with the session under whose key it is made.
+    /// Returns `None` if a swap is better, or one of the changes cannot be requested.
+    pub(super) fn request(&self, known: &CachedRecord) -> Option<(SessionId, Request)> {
+        // While claims wait, the swap of the last writer would conflict with the release for which
+        // they wait.
+        let is_useful = known.record.queue.is_empty()
+            && match self.requests.are_applied() {
+                Some(true) => self.contention.has_lost(),
+                Some(false) => false,
+                None => self.contention.is_repeated(),
+            };
+        if !is_useful || !self.requests.may_ask() || self.shutdown.is_some() {
+            return None;
+        }
+        if !self.removals(&known.record).is_empty() {
+            return None;
+        }
+        let base = known.version?;
+        let mut leaves = Vec::new();
+        for pending in &self.pending {
+            let Change::Leave(id) = pending.change else { return None };
+            let is_recorded = self.claims.get(id).is_some_and(|local| local.is_recorded());
+            if !is_recorded {
+                return None;
+            }
+            leaves.push(id);
+        }
+        let mut claims = Vec::new();
+        for local in self.claims.requested() {
+            if !matches!(local.state, ClaimState::Requested { waits: true, .. }) {
+                return None;
+            }
+            claims.push(local.claim.clone());
+        }
+        let session = claims.first().map(|claim| claim.id.session);
+        let session = session.or(leaves.first().map(|id| id.session))?;
+        Some((session, Request::new(self.key().clone(), base, claims, leaves)))
+    }
+
+    /// Makes a request. Then waits for others to apply it.
+    pub(super) async fn make(&mut self, session: SessionId, request: Request) {
+        let Ok(key) = request::key_of(self.key(), session) else { return };
+        let has_claims = !request.claims.is_empty();
+        self.requests.sent(&key, has_claims, self.cache.known());
+        for claim in &request.claims {
+            if let Some(local) = self.claims.get_mut(claim.id) {
+                local.note_sent();
+            }
+        }
+        self.pending.iter_mut().for_each(|pending| pending.sent = true);
+        let sent = Instant::now();
+        match self.env.store.put(key, request.to_bytes()).await {
+            Ok(_) | Err(KvError::OutcomeUnknown { .. }) => {
+                self.requests.acknowledged(sent.elapsed());
+            }
+            Err(error) => {
+                if matches!(error, KvError::Unauthorized { .. }) {
+                    self.requests.deny();
+                }
+                self.requests.failed();
+            }
+        }
+    }
+
+    /// Purges the requests of this process.
+    pub(super) async fn purge_requests(&mut self) {
+        for key in self.requests.take_own() {
+            if let Err(error) = self.env.store.purge(key).await {
+                let store = self.env.store.name();
+                tracing::debug!(store, key = %self.key(), %error, "failed to purge a lock request");
+            }
+        }
+    }
+}
