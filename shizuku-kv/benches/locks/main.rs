@@ -33,12 +33,15 @@ const TARGET: f64 = 1.1;
 /// The shortest lease, because a takeover waits for it.
 const LEASE: Duration = Duration::from_secs(1);
 
-/// Time within which a waiter has opened its watch.
-const WATCH_TIME: Duration = Duration::from_millis(20);
+/// Time within which a holder and a waiter have opened their watches.
+const WATCH_TIME: Duration = Duration::from_millis(40);
+
+/// Time within which a waiter has opened its watch, and a holder has not begun to.
+const SHORT_TIME: Duration = Duration::from_millis(5);
 
 /// Round trips of a hand-over by a holder that does not watch the lock: a rejected swap, a read, a
 /// swap, of which the last one is common to both sides.
-const FIRST_TARGET: f64 = 3.0;
+const SHORT_TARGET: f64 = 3.0;
 
 /// Two processes, as far as locks are concerned: each has a connection of its own.
 struct Processes {
@@ -87,16 +90,17 @@ impl Processes {
     /// The time from a release until another process, which waits, has the lock. Both processes
     /// have lost swaps of the record before, and watch it.
     async fn hand_over(&self) -> Duration {
-        self.hand_over_of("resource").await
+        self.hand_over_of("resource", WATCH_TIME).await
     }
 
-    /// The same for a lock that was never contended before, and is held for less than a second.
-    async fn first_hand_over(&self, number: &AtomicUsize) -> Duration {
+    /// The same for a lock that was never contended before, and is released this long after a claim
+    /// waits for it.
+    async fn first_hand_over(&self, number: &AtomicUsize, after: Duration) -> Duration {
         let number = number.fetch_add(1, Ordering::Relaxed);
-        self.hand_over_of(&format!("first.{number}")).await
+        self.hand_over_of(&format!("first.{number}"), after).await
     }
 
-    async fn hand_over_of(&self, resource: &str) -> Duration {
+    async fn hand_over_of(&self, resource: &str, after: Duration) -> Duration {
         let options = LockOptions::new().lease(LEASE);
         let lock = |store| DistroRwLock::with_options(store, resource, options.clone()).unwrap();
         let held = lock(&self.one).write().await.unwrap();
@@ -106,7 +110,7 @@ impl Processes {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // The waiter opens its watch.
-        tokio::time::sleep(WATCH_TIME).await;
+        tokio::time::sleep(after).await;
         let start = Instant::now();
         held.release().await.unwrap();
         let granted = waiting.await.unwrap();
@@ -178,9 +182,20 @@ async fn run((crowds, hand_overs, takeovers): (usize, usize, usize)) {
             Unit::Each,
             TARGET,
         ),
-        Comparison::run(hand_overs, || again.first_hand_over(&number), || again.hand_over())
-            .await
-            .line("hand-over by a holder without a watch", Unit::Each, FIRST_TARGET),
+        Comparison::run(
+            hand_overs,
+            || again.first_hand_over(&number, WATCH_TIME),
+            || again.hand_over(),
+        )
+        .await
+        .line("hand-over of a lock without earlier contention", Unit::Each, TARGET),
+        Comparison::run(
+            hand_overs,
+            || again.first_hand_over(&number, SHORT_TIME),
+            || again.hand_over(),
+        )
+        .await
+        .line("hand-over by a holder without a watch", Unit::Each, SHORT_TARGET),
         Comparison::run(takeovers, || full.takeover(), || empty.takeover()).await.line(
             "takeover beside dead sessions",
             Unit::Each,

@@ -47,8 +47,10 @@ use crate::watch::Follower;
 /// trip.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// Time after which a held lock is watched, so that its holder notices if the lock is broken.
-const LONG_HELD: Duration = Duration::from_secs(1);
+/// Time after which a held lock is watched. Its holder then notices if the lock is broken, and
+/// knows the waiters, so that a release needs one swap (ADR 0117). A shorter hold is not worth a
+/// watch.
+const LONG_HELD: Duration = Duration::from_millis(20);
 
 /// The dependencies of a coordinator.
 pub(super) struct Environment {

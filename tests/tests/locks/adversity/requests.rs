@@ -94,6 +94,21 @@ async fn late_request_of_an_abandoned_claim_is_not_applied() {
     assert_eq!((state.holders.len(), state.waiting.len()), (2, 0), "{state:?}");
 }
 
+/// A holder watches its lock soon, so that its release includes the claim of the waiter at once.
+#[tokio::test(start_paused = true)]
+async fn release_of_a_short_hold_with_a_waiter_is_one_swap() {
+    let world = World::in_memory().await;
+    let [holder, waiter] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    let waiting = waiter.start_waiting();
+    world.in_line(1).await;
+    sleep(Duration::from_millis(50)).await;
+    let before = holder.faults.requests();
+    held.release().await.unwrap();
+    assert_eq!(holder.faults.requests() - before, 1);
+    within(1, "it is granted", waiting).await.unwrap().unwrap();
+}
+
 /// A process that applies no requests delays others for a short time only.
 #[tokio::test(start_paused = true)]
 async fn request_that_is_not_applied_is_followed_by_a_swap() {
