@@ -44,7 +44,10 @@ struct User {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var(URL_VARIABLE).unwrap_or_else(|_| {
-        format!("file:{}", env::temp_dir().join("shizuku-kv-quickstart").display())
+        // Each user has a folder, because only its owner may write to it.
+        let user = env::var("USER").or_else(|_| env::var("USERNAME")).unwrap_or_default();
+        let folder = env::temp_dir().join(format!("shizuku-kv-quickstart-{user}"));
+        format!("file:{}", folder.display())
     });
     let connection = connect(&url).await?;
     count_runs(&connection.store("quickstart-runs").await?).await?;
