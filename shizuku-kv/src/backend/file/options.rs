@@ -82,17 +82,15 @@ impl Options {
             },
             None => path,
         };
-        let path = percent_decode_str(path)
-            .decode_utf8()
-            .map_err(|_| invalid("the path is not UTF-8 text; write other bytes as %XX"))?;
+        let path: Vec<u8> = percent_decode_str(path).collect();
         if path.is_empty() {
             return Err(invalid("the folder is missing; write file:./data"));
         }
-        if path.contains('\0') {
+        if path.contains(&0) {
             return Err(invalid("the path has a zero byte; remove it"));
         }
         let mut options = Self {
-            folder: PathBuf::from(path.as_ref()),
+            folder: path_of(path)?,
             mode: Mode::default(),
             permissions: 0o600,
             label: None,
@@ -143,6 +141,18 @@ impl Options {
     }
 }
 
+/// Returns the path of these bytes, which on Unix may be any.
+#[cfg(unix)]
+fn path_of(bytes: Vec<u8>) -> KvResult<PathBuf> {
+    Ok(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into())
+}
+
+#[cfg(not(unix))]
+fn path_of(bytes: Vec<u8>) -> KvResult<PathBuf> {
+    let text = String::from_utf8(bytes);
+    text.map(PathBuf::from).map_err(|_| invalid("the path is not UTF-8 text; rename the folder"))
+}
+
 fn permissions(octal: &str) -> KvResult<u32> {
     match u32::from_str_radix(octal, 8) {
         Ok(bits) if bits <= 0o777 && bits & 0o600 == 0o600 && bits & 0o111 == 0 => Ok(bits),
@@ -174,6 +184,15 @@ mod tests {
         assert_eq!(Options::parse("d?mode=0660").unwrap().permissions, 0o660);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn path_with_bytes_that_are_not_text_is_kept() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let options = Options::parse("a%ff/b?shared=true").unwrap();
+        assert_eq!(options.folder.as_os_str().as_bytes(), b"a\xff/b");
+    }
+
     #[test]
     fn faulty_url_is_rejected_with_a_way_out() {
         for rest in [
@@ -187,7 +206,7 @@ mod tests {
             "d?shared=true&exclusive=true",
             "d?sync=interval",
             "d?log=5",
-            "%ff",
+            "%00",
         ] {
             let error = Options::parse(rest).unwrap_err();
             assert!(error.to_string().contains(['.', ';', ':']), "{rest}: {error}");
