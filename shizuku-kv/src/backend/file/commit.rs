@@ -258,8 +258,10 @@ impl Shared {
         mark: u64,
     ) -> Result<Worked, Failure> {
         let (resumes, collects, mut changed) = {
-            let writes = lock(&self.writes);
-            (writes.resumes, writes.collects, writes.changed.clone())
+            let mut writes = lock(&self.writes);
+            // Taken, because a store can change again before the end of the commit.
+            let changed = if is_alone { Vec::new() } else { std::mem::take(&mut writes.changed) };
+            (writes.resumes, writes.collects, changed)
         };
         let mut tables = Transaction::begin(transaction, Self::now())?;
         let (mut is_rejected, mut has_collected, mut applied) = (false, false, Vec::new());
@@ -286,7 +288,7 @@ impl Shared {
         let summary = tables.finish(mark)?;
         changed.retain(|id| !applied.contains(id));
         let has_resumed = resumes && !is_alone;
-        Ok(Worked { summary, is_rejected, has_collected, has_resumed, applied, changed })
+        Ok(Worked { summary, is_rejected, has_collected, has_resumed, changed })
     }
 
     /// Notes the results of a commit.
@@ -302,7 +304,6 @@ impl Shared {
             writes.next_due = next_due;
             writes.collects = (writes.collects && !worked.has_collected) || has_deleted;
             writes.resumes &= !worked.has_resumed;
-            writes.changed.retain(|id| !worked.applied.contains(id));
             for id in worked.changed.into_iter().chain(limits_changed) {
                 if !writes.changed.contains(&id) {
                     writes.changed.push(id);
@@ -345,7 +346,6 @@ struct Worked {
     is_rejected: bool,
     has_collected: bool,
     has_resumed: bool,
-    /// Stores to which new settings have been applied, and those to which they have not.
-    applied: Vec<StoreId>,
+    /// Stores to which new settings have not been applied.
     changed: Vec<StoreId>,
 }

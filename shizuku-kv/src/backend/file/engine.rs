@@ -274,8 +274,12 @@ impl Engine {
         }
     }
 
-    /// Applies the new settings of a store to its entries, in the background.
+    /// Applies the new settings of a store to its entries, in the background, unless this process
+    /// only reads.
     pub(super) fn apply_limits(&self, id: StoreId) {
+        if self.folder().mode().is_read_only() {
+            return;
+        }
         lock(&self.0.writes).changed.push(id);
         self.0.wakes_writer.notify_one();
     }

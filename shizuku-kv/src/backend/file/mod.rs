@@ -243,7 +243,7 @@ impl FileConnection {
                 })
             };
             while !piece().await? {}
-        } else if found.row.limits_change.is_some() && !engine.folder().mode().is_read_only() {
+        } else if found.row.limits_change.is_some() {
             engine.apply_limits(found.id);
         }
         let state = self.state(&found);
@@ -327,7 +327,7 @@ fn create_or_change(
         }
         let next = match tables.about.get(NEXT_STORE)? {
             Some(next) => StoreId::read(next.value())?,
-            None => StoreId(1),
+            None => StoreId::FIRST,
         };
         let Some(after) = next.0.checked_add(1) else {
             return Err(Failure::damaged("it has had too many stores"));

@@ -170,6 +170,8 @@ impl Shared {
     /// Returns whether a copy of the database has to end.
     pub(super) fn ends_copies(&self) -> bool {
         self.waits_for_copies.load(Ordering::Acquire) > 0 || self.is_closed.load(Ordering::Acquire)
+            // The transaction may have taken stores whose settings it has not applied.
+            lock(&self.writes).resumes = true;
     }
 
     pub(super) fn now() -> u64 {

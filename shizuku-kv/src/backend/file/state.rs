@@ -49,10 +49,14 @@ impl StoreState {
         self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
     }
 
-    /// Uses these settings from now on, if they are newer.
+    /// Uses these settings from now on, if they are newer. Also applies them to the entries,
+    /// because the process that has changed them may have ended before.
     pub(super) fn learn(&self, row: &StoreRow, settings: u64) {
         if self.settings.fetch_max(settings, Ordering::AcqRel) < settings {
             self.publish(&row.config());
+            if row.limits_change.is_some() {
+                self.engine.apply_limits(self.id);
+            }
         }
     }
 
@@ -149,5 +153,54 @@ impl StoreState {
             work(&state, &config, tables)
         });
         written.await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use ::redb::{Builder, ConcurrencyMode, ReadableDatabase};
+
+    use super::*;
+    use crate::FileConnection;
+    use crate::backend::file::tables::LimitsChange;
+    use crate::store::{Connection, Deadline};
+
+    /// Another process lowers the history, and is killed before it has removed older entries.
+    #[tokio::test]
+    async fn settings_left_half_applied_are_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let url = format!("file:{}?shared=true", path.display());
+        let connection = FileConnection::open(&url).await.unwrap();
+        let config = StoreConfig::new().history(5);
+        let store = connection.store_with_config("config", config).await.unwrap();
+        for number in 0..5 {
+            store.put("key", vec![number]).await.unwrap();
+        }
+        let mut builder = Builder::new();
+        builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
+        let other = builder.open(path.join("shizuku.redb")).unwrap();
+        let transaction = other.begin_write().unwrap();
+        let mut tables = Transaction::begin(&transaction, 1).unwrap();
+        let mut row = tables.store(StoreId::FIRST).unwrap().unwrap().row.clone();
+        row.history = 1;
+        row.limits_change = Some(LimitsChange { after: None, since: 1 });
+        tables.change_limits(StoreId::FIRST, row).unwrap();
+        tables.finish(1).unwrap();
+        transaction.commit().unwrap();
+
+        store.get("key").await.unwrap();
+        let is_finished = || {
+            let snapshot = other.begin_read().unwrap();
+            let view = View::new(&snapshot, 0, true);
+            view.row(StoreId::FIRST).unwrap().unwrap().limits_change.is_none()
+        };
+        let patience = Deadline::after(Deadline::DEFAULT * 10);
+        while !is_finished() {
+            assert!(!patience.remaining().is_zero(), "the settings stay half applied");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
     }
 }

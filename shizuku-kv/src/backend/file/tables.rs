@@ -53,6 +53,8 @@ pub(super) struct StoreId(pub(super) u32);
 impl StoreId {
     /// The row of [`POSITIONS`] that has the number of commits.
     pub(super) const COMMITS: Self = Self(0);
+    /// The first store.
+    pub(super) const FIRST: Self = Self(1);
 
     pub(super) fn bytes(self) -> [u8; 4] {
         self.0.to_be_bytes()
