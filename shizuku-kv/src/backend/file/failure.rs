@@ -12,6 +12,8 @@ pub(super) enum Failure {
     Redb(::redb::Error),
     /// The content of a table is not what this library writes.
     Damaged(&'static str),
+    /// The tables have another format.
+    Unknown,
     /// Another program has removed or replaced the file.
     Interfered(&'static str),
     /// Another process is in the way: it holds the lock of the file, or did not release it in time.
@@ -88,6 +90,12 @@ impl Failure {
             Self::Damaged(what) => KvError::backend(
                 operation,
                 format!("the database {path} is damaged: {what}; restore it from a backup"),
+            ),
+            Self::Unknown => KvError::backend(
+                operation,
+                format!(
+                    "the database {path} has a format that this version of the library cannot read; use a newer version"
+                ),
             ),
             Self::Interfered(what) => KvError::backend(
                 operation,

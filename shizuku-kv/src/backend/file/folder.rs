@@ -344,9 +344,7 @@ fn check_format(opened: &Opened) -> Result<(), Failure> {
     };
     match about.get(FORMAT)? {
         Some(format) if format.value() == THIS_FORMAT => Ok(()),
-        Some(_) => Err(Failure::Damaged(
-            "its format is unknown to this version; use a newer version of the library",
-        )),
+        Some(_) => Err(Failure::Unknown),
         None => Err(Failure::damaged("the mark of its format is missing")),
     }
 }

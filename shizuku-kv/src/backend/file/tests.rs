@@ -19,11 +19,13 @@ use super::folder::Opened;
 use super::record::Head;
 use super::tables::*;
 use super::transaction::Transaction;
-use super::upkeep::Budget;
-use super::view::View;
-use crate::store::{FencingToken, Key, StoreConfig, Write, lock};
+use super::upkeep;
+use super::view::{Budget, View};
+use crate::FileConnection;
+use crate::backend::embedded::Range;
+use crate::store::{Connection, FencingToken, Key, StoreConfig, Write, lock};
 
-const SECOND: u64 = 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// A change of a disk.
 #[derive(Clone, Debug)]
@@ -35,7 +37,7 @@ enum Change {
 
 /// A disk that records its changes.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<(Vec<u8>, Vec<Change>)>>);
+pub(super) struct Disk(Arc<Mutex<(Vec<u8>, Vec<Change>)>>);
 
 type Io<T> = Result<T, std::io::Error>;
 
@@ -101,7 +103,7 @@ impl StorageBackend for Disk {
     }
 }
 
-fn open(disk: Disk) -> Database {
+pub(super) fn open(disk: Disk) -> Database {
     Builder::new().set_cache_size(1024 * 1024).create_with_backend(disk).unwrap()
 }
 
@@ -118,7 +120,11 @@ fn newest(database: &Database) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 /// Makes a commit, and asserts that it tells which newest entries it changes. Otherwise the cache
 /// of entries would return superseded ones.
-fn commit<T>(database: &Database, now: u64, work: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
+pub(super) fn commit<T>(
+    database: &Database,
+    now: u64,
+    work: impl FnOnce(&mut Transaction<'_>) -> T,
+) -> T {
     let before = newest(database);
     let mut transaction = database.begin_write().unwrap();
     // As commits of the writer thread are, to a small or a large file.
@@ -148,7 +154,7 @@ fn create(database: &Database, config: &StoreConfig) -> StoreId {
 }
 
 /// Asserts that all tables agree on the entries of the stores.
-fn check(database: &Database) {
+pub(super) fn check(database: &Database) {
     let reading = database.begin_read().unwrap();
     let rows = |table: Definition| {
         let table = reading.open_table(table).unwrap();
@@ -197,7 +203,7 @@ fn check(database: &Database) {
     assert!(bytes.keys().all(|id| deleted.contains_key(id.bytes().as_slice())));
 }
 
-fn random_write(random: &mut fastrand::Rng, has_ttl: bool) -> (Key, Write) {
+pub(super) fn random_write(random: &mut fastrand::Rng, has_ttl: bool) -> (Key, Write) {
     let key = Key::new(format!("key.{}", random.u8(0..12))).unwrap();
     let value = vec![random.u8(..); random.usize(0..600)];
     let write = match random.u8(0..8) {
@@ -233,7 +239,9 @@ fn tables_agree_after_random_writes() {
                     let _ = tables.write(id, &key, &write).unwrap();
                 }
                 if random.bool() {
-                    tables.expire_some(&mut Budget::of(random.usize(1..10), usize::MAX)).unwrap();
+                    tables
+                        .expire_some(&mut upkeep::Budget::of(random.usize(1..10), usize::MAX))
+                        .unwrap();
                 }
                 if step == 30 {
                     // Other settings, which are applied in pieces.
@@ -243,13 +251,13 @@ fn tables_agree_after_random_writes() {
                     row.limits_change = Some(LimitsChange { after: None, since: now });
                     (store.limits, store.row) = (row.limits(), row);
                 }
-                tables.apply_limits_some(id, &mut Budget::of(2, usize::MAX)).unwrap();
+                tables.apply_limits_some(id, &mut upkeep::Budget::of(2, usize::MAX)).unwrap();
             });
             check(&database);
         }
         commit(&database, now, |tables| tables.remove_store(id, "s").unwrap());
         while !commit(&database, now, |tables| {
-            tables.collect_some(&mut Budget::of(3, usize::MAX)).unwrap()
+            tables.collect_some(&mut upkeep::Budget::of(3, usize::MAX)).unwrap()
         }) {
             check(&database);
         }
@@ -412,7 +420,7 @@ fn upkeep_ends_after_a_number_of_bytes() {
     commit(&database, 2, |tables| tables.remove_store(id, "s").unwrap());
     let mut pieces = 1;
     while !commit(&database, 3, |tables| {
-        tables.collect_some(&mut Budget::of(usize::MAX, 3000)).unwrap()
+        tables.collect_some(&mut upkeep::Budget::of(usize::MAX, 3000)).unwrap()
     }) {
         check(&database);
         pieces += 1;
@@ -431,10 +439,28 @@ fn time_of_an_expiry_never_goes_back() {
         tables.write(id, &Key::new("short").unwrap(), &short).unwrap().unwrap();
         tables.now = 20 * SECOND;
         tables.write(id, &Key::new("other").unwrap(), &Write::put("value")).unwrap().unwrap();
-        tables.expire_some(&mut Budget::new()).unwrap();
+        tables.expire_some(&mut upkeep::Budget::new()).unwrap();
         tables.store(id).unwrap().unwrap().position.written
     });
     assert_eq!(written, 20 * SECOND);
+}
+
+/// A read from a slow disk can use up the time of a slice before its first key.
+#[test]
+fn scan_with_a_used_up_budget_returns_a_key() {
+    let database = open(Disk::default());
+    let id = create(&database, &StoreConfig::new());
+    commit(&database, 1, |tables| {
+        tables.store(id).unwrap().unwrap();
+        for key in ["a", "b"] {
+            tables.write(id, &Key::new(key).unwrap(), &Write::put("")).unwrap().unwrap();
+        }
+    });
+    let reading = database.begin_read().unwrap();
+    let entries = View::new(&reading, 1, true).entries(id).unwrap();
+    let (all, used_up, mut found) = (Range::Prefix(String::new()), Budget::new(0), Vec::new());
+    let last = entries.scan(&all, None, used_up, |key, _, _| key, &mut found).unwrap();
+    assert!(last.is_some() && last.as_ref() == found.last());
 }
 
 /// The caller may have given up by the time of the commit.
@@ -455,4 +481,19 @@ fn commit_reports_the_upkeep_it_causes() {
     let summary = tables.finish(2).unwrap();
     assert!(summary.has_deleted && summary.stores.contains(&id));
     assert_eq!(summary.touched, Touched::All);
+}
+
+#[tokio::test]
+async fn later_format_is_not_reported_as_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file:{}/data", folder.path().display());
+    FileConnection::open(&url).await.unwrap().shutdown().await.unwrap();
+    let database = Builder::new().open(folder.path().join("data/shizuku.redb")).unwrap();
+    commit(&database, 1, |tables| {
+        tables.change();
+        tables.about.insert(FORMAT, &[2][..]).unwrap();
+    });
+    database.close().unwrap();
+    let error = FileConnection::open(&url).await.unwrap_err().to_string();
+    assert!(error.contains("newer version") && !error.contains("damaged"), "{error}");
 }

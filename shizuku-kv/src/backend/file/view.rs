@@ -313,7 +313,8 @@ impl Entries {
         let rows = self.state.range::<&[u8]>((start, Bound::Unbounded)).map_err(Failure::from)?;
         let mut last = None;
         for row in rows {
-            if budget.is_used_up() {
+            // Without a key, the caller would take it for the end of the range.
+            if last.is_some() && budget.is_used_up() {
                 return Ok(last);
             }
             let (key, row) = row.map_err(Failure::from)?;
