@@ -104,12 +104,16 @@ async fn permissions_are_those_of_the_owner_or_as_set() {
         [("own", "", 0o600, 0o700), ("group", "?mode=0660", 0o660, 0o770)]
     {
         let path = folder.path().join(name);
-        let connection = connect(&format!("{}{options}", url(&path))).await.unwrap();
+        let connection = FileConnection::open(&format!("{}{options}", url(&path))).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path.join("owner.json")), file_mode);
+        let copy = folder.path().join(format!("{name}-copy"));
+        connection.backup(&copy).await.unwrap();
         connection.shutdown().await.unwrap();
-        assert_eq!(mode(&path), folder_mode);
-        assert_eq!(mode(&path.join("shizuku.redb")), file_mode);
+        for path in [path, copy] {
+            assert_eq!(mode(&path), folder_mode);
+            assert_eq!(mode(&path.join("shizuku.redb")), file_mode);
+        }
     }
 }
 

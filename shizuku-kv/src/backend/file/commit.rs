@@ -54,7 +54,6 @@ impl Shared {
                 Committed::Failed
             });
         }
-        // Ends a copy of the database, which would keep it open.
         let mut database = self.exclusively();
         let state = std::mem::replace(&mut *database, State::Closed);
         // A successor writes its own file as soon as the database is closed.

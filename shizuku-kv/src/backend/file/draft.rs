@@ -9,7 +9,7 @@ use ::redb::backends::FileBackend;
 use ::redb::{Builder, Database, DatabaseError, WriteTransaction};
 
 use super::failure::Failure;
-use super::place::{CACHE, FILE, PERMISSIONS, foreign_file, make_folder};
+use super::place::{CACHE, FILE, foreign_file, make_folder};
 use crate::local_file;
 use crate::store::{KvError, KvResult};
 
@@ -45,7 +45,7 @@ pub(super) fn remove_drafts(folder: &Path) {
 
 impl Draft {
     /// Creates a new folder, or uses an empty one, for a copy of a database.
-    pub(super) fn new(path: &Path) -> KvResult<Self> {
+    pub(super) fn new(path: &Path, permissions: u32) -> KvResult<Self> {
         let owns_folder = match fs::symlink_metadata(path) {
             Ok(found) if found.is_dir() && !path.join(FILE).exists() => {
                 if let Some(foreign) = foreign_file(path)? {
@@ -55,11 +55,11 @@ impl Draft {
             }
             Ok(_) => return Err(occupied(path, "exists")),
             Err(_) => {
-                make_folder(path, PERMISSIONS).map_err(|error| error.of_operation(BACKUP))?;
+                make_folder(path, permissions).map_err(|error| error.of_operation(BACKUP))?;
                 true
             }
         };
-        match Self::create(path, PERMISSIONS) {
+        match Self::create(path, permissions) {
             Ok(mut draft) => {
                 draft.owns_folder = owns_folder;
                 Ok(draft)

@@ -2,7 +2,7 @@
 //! of redb runs on a thread of the caller.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -18,7 +18,7 @@ use super::folder::Folder;
 use super::job::{NewJob, Outcome, Wait};
 use super::notice::Changes;
 use super::queue::ReadJob;
-use super::shared::{Shared, State, no_thread};
+use super::shared::{Shared, no_thread};
 use super::tables::StoreId;
 use super::transaction::Transaction;
 use super::view::{Stop, View};
@@ -302,8 +302,8 @@ impl Engine {
         let (answer, copied) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let spawned = thread::Builder::new().name("shizuku-kv-copy".to_owned()).spawn(move || {
-            let result = copy(&shared, &target);
-            drop(turn);
+            let result = backup::copy_to(&shared, &target);
+            drop((turn, shared));
             let _ = answer.send(result);
         });
         spawned.map_err(|error| no_thread(BACKUP, error))?;
@@ -320,28 +320,6 @@ impl Engine {
         })
         .await
     }
-}
-
-/// Copies a database. A failed commit or the end of the connection ends the copy, because the
-/// database cannot be closed before.
-fn copy(shared: &Shared, target: &Path) -> KvResult<()> {
-    let draft = {
-        let failed = |failure: Failure| failure.to_error(BACKUP, shared.folder.file(), None);
-        shared.reopen().map_err(failed)?;
-        let database = shared.database();
-        match &*database {
-            State::Open(opened) => {
-                backup::copy(opened, shared.folder.file(), target, || shared.ends_copies())?
-            }
-            State::Interrupted => {
-                return Err(failed(Failure::Busy(
-                    "a write has failed; repeat the call".to_owned(),
-                )));
-            }
-            State::Closed => return Err(KvError::closed(BACKUP)),
-        }
-    };
-    draft.publish_copy()
 }
 
 impl Drop for Engine {

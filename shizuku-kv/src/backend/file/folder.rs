@@ -140,6 +140,11 @@ impl Folder {
         self.options.has_events
     }
 
+    /// Returns the permissions of new files.
+    pub(super) fn permissions(&self) -> u32 {
+        self.options.permissions
+    }
+
     /// Returns the path of the database.
     pub(super) fn file(&self) -> &Path {
         &self.file

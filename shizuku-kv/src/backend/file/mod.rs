@@ -25,7 +25,7 @@
 //! | `state.rs` | an open store |
 //! | `scan.rs`, `watch.rs` | streams that resume slice by slice |
 //! | `store.rs` | the traits of the contract |
-//! | `backup.rs` | a copy of a database that is written to |
+//! | `backup/` | a copy of a database that is written to |
 //! | `failure.rs` | failures of the database, and their errors |
 
 mod backup;
@@ -197,22 +197,23 @@ impl FileConnection {
     /// Copies all stores to a new folder while they are used, as they are at one and the same
     /// moment. The parent of the folder must exist. Opening the folder opens the copied stores.
     /// They are other stores: cursors of the original are [expired](KvError::CursorExpired) there,
-    /// so that a follower begins anew. The files of the copy have the permissions 0600, whatever
-    /// the option `mode` of the original.
+    /// so that a follower begins anew. The files of the copy get the permissions of the option
+    /// `mode`.
     ///
-    /// The copy is complete and on disk when this returns. The database keeps pages that are
-    /// overwritten meanwhile, so that it can grow by the bytes written during the copy. There is no
-    /// deadline. A connection with `read_only=true` can make a copy too.
+    /// The copy is complete and on disk when this returns. There is no deadline. The copy reads in
+    /// short slices, so that the database does not grow by what is written meanwhile. If others
+    /// write faster than it copies, it keeps writers out at the end, for at most one second.
+    ///
+    /// A connection with `read_only=true` can make a copy too, but cannot keep writers out.
     ///
     /// Cancel safe: the copy continues in the background. Its result is lost then: a complete copy
     /// has `shizuku.redb` in its folder.
     ///
     /// # Errors
     /// Returns [`KvError::InvalidConfig`] if the path exists and is not an empty folder. Returns
-    /// [`KvError::Unavailable`] if the copy cannot be written, or has not ended when the connection
-    /// is shut down or the disk fails a commit of any of its writes, for example because the copy
-    /// has filled the disk. A rejected write does not end the copy. The incomplete copy is then
-    /// removed.
+    /// [`KvError::Unavailable`] if the copy cannot be written, or others write faster than it
+    /// copies. Returns [`KvError::Closed`] if the connection is shut down before the end. The
+    /// incomplete copy is then removed.
     pub async fn backup(&self, path: impl AsRef<Path>) -> KvResult<()> {
         in_runtime("backup")?;
         self.0.engine.backup(path.as_ref().to_owned()).await

@@ -17,9 +17,6 @@ pub(super) const CACHE: usize = 48 * 1024 * 1024;
 /// Size in bytes of the cache of entries beside it.
 pub(super) const ENTRY_CACHE: usize = 16 * 1024 * 1024;
 
-/// Permissions of files without an option.
-pub(super) const PERMISSIONS: u32 = 0o600;
-
 /// Creates a folder, unless it exists, and makes it durable.
 pub(super) fn make_folder(path: &Path, permissions: u32) -> KvResult<()> {
     let mut builder = fs::DirBuilder::new();

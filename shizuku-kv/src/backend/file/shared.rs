@@ -1,7 +1,7 @@
 //! The state that the threads of a database share, and their beginning and end.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -31,8 +31,6 @@ pub(super) struct Shared {
     /// Locked for reading while a transaction runs, so that no thread closes the database
     /// meanwhile.
     database: RwLock<State>,
-    /// Number of threads that wait for the database without any transaction.
-    waits_for_copies: AtomicUsize,
     /// The only permit belongs to the thread that copies, so that at most one such thread is
     /// blocked in redb.
     pub(super) copies: Arc<Semaphore>,
@@ -98,7 +96,6 @@ impl Shared {
         Self {
             folder,
             database: RwLock::new(State::Open(database)),
-            waits_for_copies: AtomicUsize::new(0),
             copies: Arc::new(Semaphore::new(1)),
             writes: Mutex::new(writes),
             wakes_writer: Condvar::new(),
@@ -159,19 +156,9 @@ impl Shared {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no transaction runs. Ends copies, which would take long.
+    /// Waits until no transaction runs.
     pub(super) fn exclusively(&self) -> RwLockWriteGuard<'_, State> {
-        self.waits_for_copies.fetch_add(1, Ordering::AcqRel);
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        self.waits_for_copies.fetch_sub(1, Ordering::AcqRel);
-        database
-    }
-
-    /// Returns whether a copy of the database has to end.
-    pub(super) fn ends_copies(&self) -> bool {
-        self.waits_for_copies.load(Ordering::Acquire) > 0 || self.is_closed.load(Ordering::Acquire)
-            // The transaction may have taken stores whose settings it has not applied.
-            lock(&self.writes).resumes = true;
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn now() -> u64 {
@@ -183,6 +170,8 @@ impl Shared {
         let mut state = self.exclusively();
         if let State::Open(_) = &*state {
             *state = State::Interrupted;
+            // The transaction may have taken stores whose settings it has not applied.
+            lock(&self.writes).resumes = true;
         }
         // Before the database is opened again, which decides whether a failed commit has happened.
         if let Some(cache) = &self.cache {

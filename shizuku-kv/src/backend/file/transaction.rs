@@ -81,7 +81,7 @@ pub(super) struct Held {
 }
 
 /// Returns the size of an entry, as the limit of a store counts it.
-fn size(key: &str, len: usize) -> u64 {
+pub(super) fn size(key: &str, len: usize) -> u64 {
     (key.len() as u64).saturating_add(len as u64)
 }
 

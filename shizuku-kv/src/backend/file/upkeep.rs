@@ -53,7 +53,7 @@ impl Budget {
 
 impl Transaction<'_> {
     /// Drops all entries of a key.
-    fn drop_key(&mut self, id: StoreId, key: &Key) -> Result<(), Failure> {
+    pub(super) fn drop_key(&mut self, id: StoreId, key: &Key) -> Result<(), Failure> {
         let Some(held) = self.held(id, key)? else { return Ok(()) };
         self.is_changed = true;
         self.touched.add(id, key);
@@ -219,7 +219,7 @@ impl Transaction<'_> {
     }
 
     /// Returns the next keys of a store after a key.
-    fn keys_after(
+    pub(super) fn keys_after(
         &self,
         id: StoreId,
         after: Option<&str>,

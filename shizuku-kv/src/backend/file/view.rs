@@ -13,7 +13,7 @@ use super::cache::Found;
 use super::failure::Failure;
 use super::record::{Head, number, read_key};
 use super::tables::{
-    EXPIRY, HISTORY, LOG, NAMES, POSITIONS, Position, STATE, STORES, StoreId, StoreRow,
+    ABOUT, EXPIRY, HISTORY, LOG, NAMES, POSITIONS, Position, STATE, STORES, StoreId, StoreRow,
     history_key, log_key, read_expiry_key, read_log_key, state_key,
 };
 use crate::backend::embedded::Range;
@@ -60,6 +60,14 @@ impl Budget {
     /// Returns the budget of a slice with at most `items` items.
     pub(super) fn new(items: usize) -> Self {
         Self { until: Instant::now() + SLICE, items, bytes: SLICE_BYTES }
+    }
+
+    /// Takes half of the budget, which ends first.
+    pub(super) fn half(&mut self) -> Self {
+        let (items, bytes) = (self.items.div_ceil(2), self.bytes / 2);
+        self.items = self.items.saturating_sub(items).max(1);
+        self.bytes -= bytes;
+        Self { until: self.until - SLICE / 2, items, bytes }
     }
 
     /// Counts an item with a value of `bytes`.
@@ -159,6 +167,26 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Returns the stores, in the order of their numbers, and the ends of their logs.
+    pub(super) fn positions(&self) -> Result<Vec<(StoreId, Position)>, Failure> {
+        let (table, mut positions) = (self.table(POSITIONS)?, Vec::new());
+        for row in table.range::<&[u8]>(StoreId::FIRST.bytes().as_slice()..)? {
+            let (id, position) = row?;
+            positions.push((StoreId::read(id.value())?, Position::read(position.value())?));
+        }
+        Ok(positions)
+    }
+
+    /// Returns the properties of the file.
+    pub(super) fn about(&self) -> Result<Vec<Property>, Failure> {
+        let mut about = Vec::new();
+        for row in self.table(ABOUT)?.iter()? {
+            let (key, value) = row?;
+            about.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(about)
+    }
+
     /// Opens the tables of entries.
     pub(super) fn entries(&self, id: StoreId) -> Result<Entries, Failure> {
         Ok(Entries {
@@ -183,6 +211,23 @@ fn found(id: StoreId, key: &Key, row: &[u8], now: u64, hides_expired: bool) -> R
     match due.filter(|_| !hides_expired) {
         Some(due) => Err(Stop::Expired((due, id, head.version))),
         None => Ok(Found { entry: None, due }),
+    }
+}
+
+/// A property of the file, and its value.
+pub(super) type Property = (Vec<u8>, Vec<u8>);
+
+/// The rows of the entries of a key.
+#[derive(Debug)]
+pub(super) struct KeyRows {
+    pub(super) key: Key,
+    pub(super) newest: Vec<u8>,
+    pub(super) older: Vec<Vec<u8>>,
+}
+
+impl KeyRows {
+    pub(super) fn size(&self) -> usize {
+        self.newest.len() + self.older.iter().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -334,6 +379,45 @@ impl Entries {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the rows of a key.
+    pub(super) fn rows(&self, key: &Key) -> Result<Option<KeyRows>, Failure> {
+        let row = self.state.get(state_key(self.id, key).as_slice())?;
+        row.map(|row| self.with_older(key.clone(), row.value())).transpose()
+    }
+
+    /// Returns the rows of the next keys after a key, until the budget ends. Returns the last key,
+    /// or `None` at the end of the store.
+    pub(super) fn rows_after(
+        &self,
+        after: Option<&Key>,
+        budget: &mut Budget,
+    ) -> Result<(Vec<KeyRows>, Option<Key>), Failure> {
+        let start = state_key(self.id, after.map_or("", |key| key.as_str()));
+        let bounds = (Bound::Excluded(start.as_slice()), Bound::Unbounded);
+        let mut found: Vec<KeyRows> = Vec::new();
+        for row in self.state.range::<&[u8]>(bounds)? {
+            let (key, row) = row?;
+            let Some(key) = key.value().strip_prefix(self.id.bytes().as_slice()) else { break };
+            if let Some(last) = found.last().filter(|_| budget.is_used_up()) {
+                let last = last.key.clone();
+                return Ok((found, Some(last)));
+            }
+            let rows = self.with_older(read_key(key)?, row.value())?;
+            budget.take(rows.size());
+            found.push(rows);
+        }
+        Ok((found, None))
+    }
+
+    fn with_older(&self, key: Key, newest: &[u8]) -> Result<KeyRows, Failure> {
+        let (head, mut older) = (Head::read(newest)?.0, Vec::new());
+        for version in head.older {
+            let row = self.history.get(history_key(self.id, &key, version).as_slice())?;
+            older.extend(row.map(|row| row.value().to_vec()));
+        }
+        Ok(KeyRows { key, newest: newest.to_vec(), older })
     }
 
     /// Returns the lowest version that is held.

@@ -1,0 +1,60 @@
+//! Keeping writers out of a database, by a job that holds the write transaction.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::super::draft::BACKUP;
+use super::super::job::{NewJob, Outcome, Wait};
+use super::super::shared::Shared;
+use super::super::transaction::Transaction;
+use super::Fault;
+use crate::store::KvError;
+
+/// Maximum time for which writers are kept out.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Maximum time for acquiring the write transaction, and the interval at which a wait for it looks
+/// for the end of the connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Keeps the writers of all processes out, for at most [`LIMIT`]. Dropping it lets them continue.
+pub(super) struct Hold {
+    _release: mpsc::Sender<()>,
+    _wait: Wait<()>,
+}
+
+impl Hold {
+    /// Waits until no writer is in the way. Blocks.
+    pub(super) fn new(shared: &Shared) -> Result<Self, Fault> {
+        if shared.folder.mode().is_read_only() {
+            return Err(Fault::Behind);
+        }
+        let (release, released) = mpsc::channel();
+        let (acquire, acquired) = mpsc::channel();
+        let work = move |_: &mut Transaction<'_>| {
+            let _ = acquire.send(());
+            // The release is the end of the channel.
+            let _ = released.recv_timeout(LIMIT);
+            // A rejected job that is alone is not committed.
+            Ok(Err(KvError::closed(BACKUP)))
+        };
+        let error = |_: Outcome<'_>| KvError::closed(BACKUP);
+        let (job, wait) = NewJob { work, error, bytes: 0, is_alone: true }.queued();
+        if !shared.queue_write(job) {
+            return Err(Fault::Ended);
+        }
+        let mut waited = Duration::ZERO;
+        while acquired.recv_timeout(LOOK).is_err() {
+            waited += LOOK;
+            if shared.is_closed.load(Ordering::Acquire) {
+                return Err(Fault::Ended);
+            }
+            if waited >= PATIENCE {
+                return Err(Fault::Behind);
+            }
+        }
+        Ok(Self { _release: release, _wait: wait })
+    }
+}
