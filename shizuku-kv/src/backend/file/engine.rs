@@ -32,7 +32,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 const COMMIT_GRACE: Duration = Duration::from_millis(200);
 
 /// An open database. Dropping it closes the database in the background.
-pub(super) struct Engine(Arc<Shared>);
+pub(super) struct Engine(pub(super) Arc<Shared>);
 
 /// The call for which work is done, for its errors.
 #[derive(Clone, Copy, Debug)]

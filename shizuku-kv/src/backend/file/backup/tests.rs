@@ -6,10 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redb::backends::FileBackend;
-use ::redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend};
+use ::redb::{
+    Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, StorageBackend,
+    TransactionError,
+};
 use tempfile::tempdir;
 
 use super::super::draft::Draft;
@@ -17,8 +21,10 @@ use super::super::tables::*;
 use super::super::tests::{Disk, SECOND, check, commit, open, random_write};
 use super::super::transaction::Transaction;
 use super::super::upkeep::Budget;
+use super::hold::Hold;
 use super::{Fault, copy};
-use crate::store::{FencingToken, Key, StoreConfig, Write};
+use crate::FileConnection;
+use crate::store::{Connection, FencingToken, Key, StoreConfig, Write};
 
 fn config(random: &mut fastrand::Rng) -> StoreConfig {
     match random.u8(..4) {
@@ -248,4 +254,30 @@ fn overwrites_between_slices_do_not_grow_the_file() {
     assert!(slices > 3);
     let after = disk.len().unwrap();
     assert!(after <= before + before / 10, "{before} bytes became {after}");
+}
+
+#[tokio::test]
+async fn hold_keeps_other_processes_from_writing() {
+    let folder = tempdir().unwrap();
+    let url = format!("file:{}/data", folder.path().display());
+    let connection = FileConnection::open(&format!("{url}?shared=true")).await.unwrap();
+    let mut builder = Builder::new();
+    builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
+    let other = builder.open(folder.path().join("data/shizuku.redb")).unwrap();
+    let mut is_kept_out = false;
+    // A hold has a limit of time, which a busy machine may exceed.
+    for _ in 0..3 {
+        let shared = Arc::clone(&connection.0.engine.0);
+        let hold = tokio::task::spawn_blocking(move || Hold::new(&shared)).await.unwrap();
+        let write = other.try_begin_write().map(drop);
+        is_kept_out |= matches!(write, Err(TransactionError::WouldBlock));
+        drop(hold.unwrap());
+        // Its end lets writers continue.
+        connection.store("config").await.unwrap().put("key", "value").await.unwrap();
+    }
+    assert!(is_kept_out);
+    drop(other);
+    connection.shutdown().await.unwrap();
+    let reader = FileConnection::open(&format!("{url}?read_only=true")).await.unwrap();
+    assert!(matches!(Hold::new(&reader.0.engine.0), Err(Fault::Behind)));
 }
