@@ -8,7 +8,7 @@ use super::super::draft::BACKUP;
 use super::super::job::{NewJob, Outcome, Wait};
 use super::super::shared::Shared;
 use super::super::transaction::Transaction;
-use super::Fault;
+use super::fault::Fault;
 use crate::store::KvError;
 
 /// Maximum time for which writers are kept out.

@@ -2,9 +2,11 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `slices.rs` | what a slice reads, and which keys it has to read again |
+//! | `slices.rs` | the rows of a slice, and the keys that have to be read again |
+//! | `fault.rs` | the reasons why a copy is not complete |
 //! | `hold.rs` | keeping writers out for the last slices |
 
+mod fault;
 mod hold;
 mod slices;
 #[cfg(test)]
@@ -15,50 +17,19 @@ use std::sync::atomic::Ordering;
 
 use ::redb::ReadTransaction;
 
+use self::fault::Fault;
 use self::hold::Hold;
 use self::slices::{Copy, ITEMS};
-use super::draft::{BACKUP, Draft};
-use super::failure::Failure;
+use super::draft::Draft;
 use super::shared::Shared;
-use crate::store::{KvError, KvResult};
+use crate::store::KvResult;
 
 /// Maximum number of slices in which the copy tries to catch up with the writers while they write.
 /// It may need three times as many after they were kept out.
 const TRIES: usize = 64;
 
-/// The reason why a copy is not complete.
-#[derive(Debug)]
-enum Fault {
-    Source(Failure),
-    Target(Failure),
-    Ended,
-    /// The writers change entries faster than the copy reads them.
-    Behind,
-}
-
-impl Fault {
-    fn target(error: impl Into<Failure>) -> Self {
-        Self::Target(error.into())
-    }
-
-    fn into_error(self, path: &Path, target: &Path) -> KvError {
-        match self {
-            Self::Source(failure) => failure.to_error(BACKUP, path, None),
-            Self::Target(failure) => failure.to_error(BACKUP, target, None),
-            Self::Ended => KvError::closed(BACKUP),
-            Self::Behind => {
-                let reason = format!(
-                    "{} changes faster than it is copied; repeat the call when less is written, or from a process that writes",
-                    path.display()
-                );
-                KvError::unavailable(BACKUP, reason)
-            }
-        }
-    }
-}
-
-/// Copies a database into `draft` in slices of at most `items` keys. `begin` begins the read transaction of a slice,
-/// and `hold` keeps writers out until its result is dropped. Blocks.
+/// Copies a database into `draft` in slices of at most `items` keys. `begin` begins the read
+/// transaction of a slice, and `hold` keeps writers out until its result is dropped. Blocks.
 ///
 /// No read transaction is open between two slices, so that the database can use the pages again
 /// that are overwritten meanwhile (ADR 0113).

@@ -19,7 +19,7 @@ use super::super::tables::{
 };
 use super::super::transaction::{Loaded, Transaction, size};
 use super::super::view::{Budget, Entries, KeyRows, Property, View};
-use super::Fault;
+use super::fault::Fault;
 use crate::backend::embedded::incarnation;
 use crate::store::{Key, StoreConfig};
 

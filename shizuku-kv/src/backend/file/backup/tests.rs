@@ -21,8 +21,9 @@ use super::super::tables::*;
 use super::super::tests::{Disk, SECOND, check, commit, open, random_write};
 use super::super::transaction::Transaction;
 use super::super::upkeep::Budget;
+use super::copy;
+use super::fault::Fault;
 use super::hold::Hold;
-use super::{Fault, copy};
 use crate::FileConnection;
 use crate::store::{Connection, FencingToken, Key, StoreConfig, Write};
 
