@@ -38,9 +38,9 @@ pub async fn stores(prefix: &str) -> Vec<(Arc<dyn Connection>, Store)> {
     stores
 }
 
-/// Returns this many handles to one store, for each backend. If several connections share stores, on
-/// a server and in a shared folder, each handle has a connection of its own. An exclusive folder is
-/// part of long runs only, because tests of locks wait for leases.
+/// Returns this many handles to one store, for each backend. If several connections share stores,
+/// on a server and in a shared folder, each handle has a connection of its own. An exclusive folder
+/// is part of long runs only, because tests of locks wait for leases.
 ///
 /// # Panics
 ///

@@ -106,7 +106,7 @@ async fn release_of_a_short_hold_with_a_waiter_is_one_swap() {
     let before = holder.faults.requests();
     held.release().await.unwrap();
     assert_eq!(holder.faults.requests() - before, 1);
-    within(1, "it is granted", waiting).await.unwrap().unwrap();
+    drop(within(1, "it is granted", waiting).await.unwrap().unwrap());
 }
 
 /// A process that applies no requests delays others for a short time only.
