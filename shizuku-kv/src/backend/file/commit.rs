@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
-use std::thread;
 use std::time::Duration;
 
 use ::redb::TransactionError;
@@ -14,6 +13,7 @@ use super::options::Mode;
 use super::shared::{Shared, State};
 use super::tables::StoreId;
 use super::transaction::{Summary, Transaction};
+use super::turns::Turns;
 use super::upkeep::Budget;
 use super::view::View;
 use crate::store::lock;
@@ -21,9 +21,6 @@ use crate::store::lock;
 /// Maximum number of jobs and bytes of one commit.
 const COMMIT_JOBS: usize = 1024;
 const COMMIT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Interval between two tries to acquire the lock of the writers of a shared file.
-const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 /// Maximum time for which the writer sleeps while there is a watch or an expiry. The clock may have
 /// been set forward meanwhile, the machine suspended, or the file replaced.
@@ -42,11 +39,15 @@ impl Shared {
     /// Commits until the engine is closed, then closes the database.
     pub(super) fn run_writer(&self) {
         let mut last = Committed::Done;
+        let mut turns = match self.folder.mode() {
+            Mode::Shared => Turns::of(self.folder.file()),
+            Mode::Single | Mode::Exclusive | Mode::ReadOnly => Turns::alone(),
+        };
         while self.wait_for_work(last == Committed::Failed) {
             if self.folder.mode().is_read_only() {
                 continue;
             }
-            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(last)));
+            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(last, &mut turns)));
             last = committed.unwrap_or_else(|_| {
                 let path = self.folder.file().display();
                 tracing::error!(%path, "panicked while writing to a database");
@@ -157,9 +158,10 @@ impl Shared {
     }
 
     /// Makes one commit.
-    fn commit(&self, last: Committed) -> Committed {
+    fn commit(&self, last: Committed, turns: &mut Turns) -> Committed {
         let mark = fastrand::u64(..);
         let mut has_retried = false;
+        let mut wait = turns.wait();
         let (database, mut transaction) = loop {
             if let Err(failure) = self.reopen() {
                 self.fail_all(&failure);
@@ -175,7 +177,7 @@ impl Shared {
                     if !self.has_jobs() && !self.has_upkeep() {
                         return last;
                     }
-                    thread::sleep(TRY_AGAIN);
+                    wait.pause();
                 }
                 Err(error) => {
                     drop(database);
@@ -190,6 +192,7 @@ impl Shared {
                 }
             }
         };
+        drop(wait);
         // Atomic writes in a row would otherwise keep expiries from happening.
         let owes_upkeep = last == Committed::WithoutUpkeep && self.has_upkeep();
         let mut jobs = if owes_upkeep { Vec::new() } else { self.take_jobs() };

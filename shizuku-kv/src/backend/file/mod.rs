@@ -15,6 +15,7 @@
 //! | `cache.rs` | the entries that were read last |
 //! | `notice.rs`, `hub.rs` | watches that wait, and commits of other processes |
 //! | `commit.rs` | the writer thread: group commits, withdrawn jobs, failed commits |
+//! | `turns.rs` | the turns of the processes that write |
 //! | `job.rs` | work for the writer thread, which can be withdrawn |
 //! | `wake.rs` | events of the database file |
 //! | `tables.rs` | the tables, and rows without entries |
@@ -54,6 +55,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod turns;
 mod upkeep;
 mod view;
 mod wake;
