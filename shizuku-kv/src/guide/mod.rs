@@ -3,6 +3,10 @@
 #[doc = include_str!("deriving.md")]
 pub mod deriving {}
 
+#[cfg(feature = "file")]
+#[doc = include_str!("folders.md")]
+pub mod folders {}
+
 #[doc = include_str!("locks.md")]
 pub mod locks {}
 
