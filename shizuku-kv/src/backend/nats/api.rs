@@ -68,7 +68,20 @@ impl Link {
         payload: &impl Serialize,
         deadline: Deadline,
     ) -> KvResult<Result<T, ApiError>> {
-        self.send_api(operation, subject, payload, deadline, false).await
+        self.api_patiently(operation, subject, payload, deadline, Duration::ZERO).await
+    }
+
+    /// Sends a request like [`api`](Self::api). The first copy has at least `patience` before
+    /// another is sent.
+    pub(super) async fn api_patiently<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+        patience: Duration,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.send_api(operation, subject, payload, deadline, Some(patience)).await
     }
 
     /// Sends a command like [`api`](Self::api), and sends no copy while another may be in flight,
@@ -80,16 +93,17 @@ impl Link {
         payload: &impl Serialize,
         deadline: Deadline,
     ) -> KvResult<Result<T, ApiError>> {
-        self.send_api(operation, subject, payload, deadline, true).await
+        self.send_api(operation, subject, payload, deadline, None).await
     }
 
+    /// Sends a request with the minimum patience for the first copy. `None` sends a single copy.
     async fn send_api<T: DeserializeOwned>(
         &self,
         operation: &'static str,
         subject: &str,
         payload: &impl Serialize,
         deadline: Deadline,
-        is_single: bool,
+        patience: Option<Duration>,
     ) -> KvResult<Result<T, ApiError>> {
         let malformed = |source: serde_json::Error| KvError::Backend {
             operation,
@@ -103,8 +117,10 @@ impl Link {
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
         let subject = self.space().api(subject);
-        let mut request =
-            self.request(operation, &subject, payload.into(), deadline).single(is_single);
+        let mut request = self
+            .request(operation, &subject, payload.into(), deadline)
+            .single(patience.is_none())
+            .patient(patience.unwrap_or_default());
         let mut pauses: Option<ExponentialBackoff> = None;
         loop {
             let answer = request.answer().await;

@@ -25,7 +25,7 @@ use crate::store::timer::{sleep, timeout_at};
 /// Timeout for the answer to a deletion.
 const ANSWERED: Duration = Duration::from_secs(5);
 
-/// Maximum time for an abandoned creation to take effect.
+/// Time for an abandoned creation to take effect, unless earlier creations took longer.
 const LATE_CREATION: Duration = Duration::from_secs(2);
 
 /// Deletes a consumer when it is dropped, without waiting.
@@ -68,7 +68,7 @@ impl Drop for DeleteOnDrop {
         self.link.runtime.spawn(async move {
             delete_in_time(&link, mark, &subject).await;
             if !exists {
-                sleep(LATE_CREATION).await;
+                sleep(link.pace().patience(LATE_CREATION)).await;
                 delete_in_time(&link, mark, &subject).await;
             }
             link.consumers().remove(&subject);
@@ -99,7 +99,8 @@ async fn delete_in_time(link: &Link, mut mark: Mark, subject: &str) {
 ///
 /// An answer is the proof: a client can report a message as sent that the server never reads.
 async fn delete(link: &Link, mark: Mark, subject: &str) -> bool {
-    let mut pauses = backoff(Duration::from_millis(250), Duration::from_secs(1));
+    let first = link.pace().patience(Duration::from_millis(250));
+    let mut pauses = backoff(first, first.max(Duration::from_secs(1)));
     let mut copies = Copies::default();
     loop {
         // A disconnected client queues its messages. One copy is enough then.
@@ -132,6 +133,7 @@ mod tests {
 
     use super::super::scripted;
     use super::*;
+    use crate::store::Deadline;
 
     /// The server has no meta leader, and executes the second deletion.
     #[tokio::test]
@@ -162,5 +164,28 @@ mod tests {
         link.events.on_event(&async_nats::Event::Disconnected);
         delete_in_time(&link, mark, "$JS.API.CONSUMER.DELETE.KV_s.c").await;
         assert_eq!(requests.try_iter().count(), 2);
+    }
+
+    /// A cluster that is slow to create consumers would get more deletions than it can execute.
+    #[tokio::test]
+    async fn deletion_on_a_slow_server_is_sent_once() {
+        let (sent, requests) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let link = scripted::link(move |subject| {
+            let _ = sent.send(subject.to_owned());
+            let _ = released.recv();
+            r#"{"success":true}"#.to_owned()
+        })
+        .await;
+        link.pace().abandoned(Duration::from_secs(10));
+        let mark = link.mark("drop").unwrap();
+        let deleted = delete(&link, mark, "$JS.API.CONSUMER.DELETE.KV_s.c");
+        // Without the pace of creations, a second copy follows after 250 to 500 ms.
+        assert!(timeout_at(Instant::now() + Duration::from_secs(1), deleted).await.is_none());
+        drop(release);
+        let deadline = Deadline::after(Deadline::DEFAULT);
+        // Everything that the deletion has sent precedes this request.
+        link.request("watch", "end", Bytes::new(), deadline).answer().await.unwrap();
+        assert_eq!(requests.try_iter().filter(|subject| subject.contains("DELETE")).count(), 1);
     }
 }

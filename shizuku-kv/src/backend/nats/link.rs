@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::denials::{Denial, DeniedForms, Form};
 use super::link_events::{LinkEvents, LinkState, NoAnswers, STATE_POLL};
 use super::open_consumers::OpenConsumers;
+use super::pace::CreationPace;
 use super::requests::Requests;
 use super::server_errors::ConnectionFailure;
 use super::session::Session;
@@ -68,6 +69,7 @@ pub(super) struct Link {
     pub(super) runtime: Handle,
     requests: Requests,
     consumers: OpenConsumers,
+    pace: CreationPace,
     pub(super) events: LinkEvents,
     pub(super) session: Session,
     space: ApiSpace,
@@ -95,6 +97,7 @@ impl Link {
             runtime: Handle::current(),
             requests,
             consumers: OpenConsumers::default(),
+            pace: CreationPace::default(),
             events,
             space,
             // The standard library's hasher is keyed by the operating system's randomness.
@@ -116,6 +119,11 @@ impl Link {
 
     pub(super) fn consumers(&self) -> &OpenConsumers {
         &self.consumers
+    }
+
+    /// Returns the time that the server takes to create a consumer.
+    pub(super) fn pace(&self) -> &CreationPace {
+        &self.pace
     }
 
     /// Returns the subjects of the JetStream that this connection uses.

@@ -75,6 +75,7 @@ mod liveness;
 mod open_consumers;
 mod outage;
 mod outcome;
+mod pace;
 mod pending;
 mod rejections;
 mod requests;

@@ -22,11 +22,11 @@ pub(super) fn first_patience(deadline: Deadline) -> Duration {
     (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
 
-/// Returns the timeouts for the answers to later copies of a request. They are jittered, because
-/// all clients lost the leader at the same time.
-fn later_patience(deadline: Deadline) -> ExponentialBackoff {
-    let first = first_patience(deadline) * 2;
-    backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
+/// Returns the timeouts for the answers to later copies of a request, of which the first had this
+/// one. They are jittered, because all clients lost the leader at the same time.
+fn later_patience(first: Duration, deadline: Deadline) -> ExponentialBackoff {
+    let second = first * 2;
+    backoff(second, (deadline.limit() / 4).min(Duration::from_secs(2)).max(second))
 }
 
 /// Time by which a request exceeds its deadline, so that the caller, which knows the key, times out
@@ -57,6 +57,8 @@ pub(super) struct Request<'a> {
     /// Whether no copy is sent while another may be in flight, because a late copy could undo later
     /// changes.
     is_single: bool,
+    /// Minimum timeout for the answer to the first copy.
+    patience: Duration,
 }
 
 impl Link {
@@ -69,7 +71,16 @@ impl Link {
         deadline: Deadline,
     ) -> Request<'a> {
         let copies = Copies::default();
-        Request { link: self, operation, subject, payload, deadline, copies, is_single: false }
+        Request {
+            link: self,
+            operation,
+            subject,
+            payload,
+            deadline,
+            copies,
+            is_single: false,
+            patience: Duration::ZERO,
+        }
     }
 }
 
@@ -77,6 +88,11 @@ impl Request<'_> {
     /// Sets whether no copy is sent while another may be in flight.
     pub(super) fn single(self, is_single: bool) -> Self {
         Self { is_single, ..self }
+    }
+
+    /// Sets the minimum timeout for the answer to the first copy.
+    pub(super) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub(super) fn operation(&self) -> &'static str {
@@ -95,11 +111,8 @@ impl Request<'_> {
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline passed.
     pub(super) async fn answer(&mut self) -> KvResult<Answer> {
-        let mut patience = if self.is_single {
-            self.deadline.remaining() + GRACE
-        } else {
-            first_patience(self.deadline)
-        };
+        let first = first_patience(self.deadline).max(self.patience);
+        let mut patience = if self.is_single { self.deadline.remaining() + GRACE } else { first };
         let mut later: Option<ExponentialBackoff> = None;
         loop {
             if let Some(answer) = self.attempt(patience).await? {
@@ -108,7 +121,7 @@ impl Request<'_> {
             if self.deadline.remaining().is_zero() {
                 return Err(self.deadline.timeout(self.operation, None));
             }
-            let later = later.get_or_insert_with(|| later_patience(self.deadline));
+            let later = later.get_or_insert_with(|| later_patience(first, self.deadline));
             patience = later.next().unwrap_or(patience);
         }
     }
@@ -116,8 +129,9 @@ impl Request<'_> {
     /// Sends one copy, which is repeated if the connection breaks. Waits for an answer to any copy.
     /// Returns `None` if `patience` has passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
-        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } =
-            *self;
+        let Self {
+            link, operation, subject, ref payload, deadline, ref mut copies, is_single, ..
+        } = *self;
         in_runtime(operation)?;
         let received = |answer: Option<Message>| match answer {
             Some(message) if has_no_responders(&message) => Ok(Some(Answer::NoResponders)),

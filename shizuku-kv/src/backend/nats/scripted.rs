@@ -25,7 +25,7 @@ pub(super) async fn link(answer: impl FnMut(&str) -> String + Send + 'static) ->
 
 fn serve(mut stream: TcpStream, mut answer: impl FnMut(&str) -> String) -> io::Result<()> {
     stream.write_all(b"INFO {\"server_id\":\"a\",\"version\":\"2.15.0\",\"proto\":1,")?;
-    stream.write_all(b"\"headers\":true,\"max_payload\":1048576}\r\n")?;
+    stream.write_all(b"\"headers\":true,\"jetstream\":true,\"max_payload\":1048576}\r\n")?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     while lines.read_line(&mut line)? > 0 {

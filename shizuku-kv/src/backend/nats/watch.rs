@@ -38,7 +38,7 @@ use crate::store::{
 
 const OPERATION: &str = "watch";
 
-/// Timeout for one attempt to create a consumer.
+/// Timeout for one attempt to create a consumer, unless earlier creations took longer.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Interval of checking why there is no connection.
@@ -319,7 +319,8 @@ impl NatsWatch {
             }
             Ok(_) => sleep(pause).await,
         }
-        match self.start(Deadline::after(START_LIMIT)).await {
+        let limit = self.core.link.pace().patience(START_LIMIT);
+        match self.start(Deadline::after(limit)).await {
             Ok(consumer) => self.read_from(consumer),
             Err(error) if ends_a_watch(&error) => return Err(error),
             Err(error) => {

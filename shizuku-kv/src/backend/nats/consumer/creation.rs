@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::super::api::ApiError;
 use super::super::delete_on_drop::DeleteOnDrop;
@@ -23,7 +24,9 @@ impl OrderedConsumer {
     ///
     /// A cluster may place the consumer on a server that has just crashed and never answers, even
     /// to repeated requests. So after a quarter of the deadline, and one heartbeat at most, another
-    /// consumer is created. The first one is deleted.
+    /// consumer is created. The first one is deleted. A cluster may also be slow, and then another
+    /// creation would only add to its work. So the first one has at least twice the time of the
+    /// last creations.
     pub(in super::super) async fn create(
         link: Arc<Link>,
         operation: &'static str,
@@ -34,7 +37,8 @@ impl OrderedConsumer {
         let mut others = 0_u32;
         loop {
             let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
-            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
+            let usual = (deadline.limit() / 4).min(HEARTBEAT);
+            let share = deadline.at_most(link.pace().patience(usual));
             match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
                 Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
                 created => return created,
@@ -109,11 +113,17 @@ impl OrderedConsumer {
         };
         // From here on the consumer may exist. If this future is dropped, `delete_on_drop` deletes
         // the consumer.
-        let created =
-            match request_creation(&link, operation, spec, &name, &request, deadline).await? {
-                Ok(created) => created,
-                Err(rejected) => return Ok(Err(rejected)),
-            };
+        let sent = Instant::now();
+        let created = request_creation(&link, operation, spec, &name, &request, deadline).await;
+        match &created {
+            Ok(Ok(_)) => link.pace().answered(sent.elapsed()),
+            Err(KvError::Timeout { .. }) => link.pace().abandoned(sent.elapsed()),
+            _ => {}
+        }
+        let created = match created? {
+            Ok(created) => created,
+            Err(rejected) => return Ok(Err(rejected)),
+        };
         consumer.pending_at_start = created.num_pending;
         consumer.created = parse_time(&created.created);
         consumer.delete_on_drop.exists = true;
@@ -152,17 +162,18 @@ async fn request_creation(
     deadline: Deadline,
 ) -> KvResult<Result<Created, ApiError>> {
     let plain = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
+    let patience = link.pace().patience(Duration::ZERO);
     let [filter] = spec.filters.as_slice() else {
-        return link.api(operation, &plain, request, deadline).await;
+        return link.api_patiently(operation, &plain, request, deadline, patience).await;
     };
     let with_filter = format!("{plain}.{filter}");
     let is_closed = link.is_denied(Form::FilterInSubject, &spec.stream);
     let (usual, other) = if is_closed { (&plain, &with_filter) } else { (&with_filter, &plain) };
-    let denied = match link.api(operation, usual, request, deadline).await {
+    let denied = match link.api_patiently(operation, usual, request, deadline, patience).await {
         Err(denied @ KvError::Unauthorized { .. }) => denied,
         created => return created,
     };
-    match link.api(operation, other, request, deadline).await {
+    match link.api_patiently(operation, other, request, deadline, patience).await {
         // The longer subject is the smaller right.
         Err(also @ KvError::Unauthorized { .. }) => Err(if is_closed { also } else { denied }),
         created => {
@@ -173,5 +184,61 @@ async fn request_creation(
             }
             created
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::mpsc;
+
+    use super::super::super::scripted;
+    use super::*;
+
+    /// Returns the subjects that a client has sent for one creation with a deadline of 400 ms, of a
+    /// server that answers nothing meanwhile.
+    async fn sent_to_a_slow_server(last: Duration) -> Vec<String> {
+        let (sent, requests) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let link = scripted::link(move |subject| {
+            let _ = sent.send(subject.to_owned());
+            let _ = released.recv();
+            r#"{"success":true}"#.to_owned()
+        })
+        .await;
+        link.pace().abandoned(last);
+        let spec = Spec {
+            stream: "KV_s".to_owned(),
+            filters: Vec::new(),
+            start: Start::LastPerSubject,
+            headers_only: false,
+            inactive: Duration::from_secs(60),
+        };
+        let deadline = Deadline::after(Duration::from_millis(400));
+        let name = "c".to_owned();
+        let created =
+            OrderedConsumer::create(Arc::clone(&link), "watch", &spec, name, deadline).await;
+        assert!(matches!(created, Err(KvError::Timeout { .. })), "{created:?}");
+        drop(release);
+        // Everything that the creation has sent precedes this request.
+        let deadline = Deadline::after(Deadline::DEFAULT);
+        link.request("watch", "end", "".into(), deadline).answer().await.unwrap();
+        requests.try_iter().filter(|subject| subject.contains("CONSUMER.CREATE")).collect()
+    }
+
+    /// The creation would be repeated, and other consumers created, although the server is slow.
+    #[tokio::test]
+    async fn creation_on_a_slow_server_is_sent_once() {
+        let sent = sent_to_a_slow_server(Duration::from_secs(10)).await;
+        assert_eq!(sent.len(), 1, "{sent:?}");
+    }
+
+    /// A cluster may have placed the consumer on a server that has just crashed.
+    #[tokio::test]
+    async fn creation_without_an_answer_uses_another_name() {
+        let sent = sent_to_a_slow_server(Duration::ZERO).await;
+        let names: HashSet<_> = sent.iter().collect();
+        assert!(names.len() > 1, "{sent:?}");
     }
 }
