@@ -202,6 +202,10 @@ macro_rules! guard {
             /// Returns [`DistroRwLockError::LeaseLost`] if the lock was lost before. Returns
             /// [`DistroRwLockError::Store`] if the store did not answer within its deadline. The
             /// release is then retried in the background, until the lease ends the lock.
+            ///
+            /// If an operator breaks the lock during the release, the release may succeed
+            /// nevertheless. It cannot always distinguish the break from its own write without an
+            /// answer, or from the write of another process that has released for it.
             pub async fn release(self) -> Result<(), DistroRwLockError> {
                 self.0.release().await
             }

@@ -60,12 +60,14 @@ impl Coordinator {
                 local.note_sent();
             }
         }
-        self.pending.iter_mut().for_each(|pending| pending.sent = true);
         let sent = Instant::now();
-        match self.env.store.put(key, request.to_bytes()).await {
-            Ok(_) | Err(KvError::OutcomeUnknown { .. }) => {
-                self.requests.acknowledged(sent.elapsed());
-            }
+        let written = self.env.store.put(key, request.to_bytes()).await;
+        if let Ok(_) | Err(KvError::OutcomeUnknown { .. }) = written {
+            self.pending.iter_mut().for_each(|pending| pending.sent = true);
+        }
+        match written {
+            Ok(_) => self.requests.acknowledged(sent.elapsed()),
+            // The store may be slow, so that waiting for others may take long too.
             Err(error) => {
                 if matches!(error, KvError::Unauthorized { .. }) {
                     self.requests.deny();

@@ -19,8 +19,8 @@ pub(super) struct Pending {
     reply: Option<Reply<Outcome>>,
     /// Session of the claim that leaves. Once this session has ended, the claim needs no removal.
     session: Option<SessionUse>,
-    /// Whether a write with the change had an unknown outcome. The change may then have landed even
-    /// if the record does not show its claim.
+    /// Whether a write with the change had an unknown outcome, or another process may make the
+    /// change. It may then have landed even if the record does not show its claim.
     pub(super) sent: bool,
 }
 

@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// Maximum time for which a process waits, as a multiple of that time.
 const MOST_WAITS: u32 = 10;
 
+/// Maximum duration of the write of a request that makes the waits longer. A request that was slow
+/// once would otherwise delay a release for seconds.
+const LONGEST_TRIP: Duration = Duration::from_millis(100);
+
 /// Time for which one lost swap is enough for a request, after one that was applied.
 const HEARD: Duration = Duration::from_secs(10);
 
@@ -136,14 +140,23 @@ impl Requests {
         if let Some(CachedRecord { record, .. }) = known.filter(|_| self.patient_until.is_some()) {
             let ids = sorted_ids(record);
             let is_new = |id: &&ClaimId| self.seen.binary_search(id).is_err();
+            let is_gone = |id: &&ClaimId| ids.binary_search(id).is_err();
             let mut by: Vec<_> = ids.iter().filter(is_new).map(|id| id.session).collect();
             by.dedup();
-            let has_removed = self.seen.iter().any(|id| ids.binary_search(id).is_err());
+            let removed: Vec<_> = self.seen.iter().filter(is_gone).map(|id| id.session).collect();
             // The version matters to claims only. A process that has added claims of several
-            // others applies requests, and may still apply this one.
-            self.is_complete &= !self.has_claims || by.len() > 1 && !has_removed;
+            // others applies requests, and may still apply this one. While claims wait, a swap is
+            // better than a request.
+            let may_apply = by.len() > 1 && removed.is_empty();
+            self.is_complete &= record.queue.is_empty() && (!self.has_claims || may_apply);
+            by.extend(removed);
+            by.sort_unstable();
+            by.dedup();
+            // The writer of changes of one process may apply no requests.
+            if by.len() > 1 {
+                self.patient_until = Some(Instant::now() + self.patience());
+            }
             self.seen = ids;
-            self.patient_until = Some(Instant::now() + self.patience());
         }
     }
 
@@ -241,12 +254,12 @@ impl Requests {
 
     /// Records that the store has the request, which was written within this time.
     pub(super) fn acknowledged(&mut self, trip: Duration) {
-        self.trip = trip;
+        self.trip = trip.min(LONGEST_TRIP);
         self.patient_until = Some(Instant::now() + self.patience());
         self.is_complete = true;
     }
 
-    /// Records that a request could not be made. The next attempt is a swap.
+    /// Records that a request was not acknowledged. The next attempt is a swap.
     pub(super) fn failed(&mut self) {
         self.last = Some((false, Instant::now()));
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use shizuku_kv::rw_lock::ReadGuard;
+use shizuku_kv::rw_lock::{DistroRwLockError, ReadGuard};
 use shizuku_kv::{Key, VersionToken, WatchScope};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::adversity::faults::{Fate, Kind, REQUESTS, other_version};
+use crate::adversity::faults::{Fate, Kind, REQUESTS, other_version, unavailable};
 use crate::adversity::world::{LEASE, Process, RECORD, World, within};
 
 /// Makes the next swaps of a process fail, as if others had been faster.
@@ -36,6 +36,14 @@ async fn contend(processes: &[&Process]) {
 async fn requests(world: &World) -> usize {
     let keys = world.observer.keys(WatchScope::prefix(REQUESTS));
     keys.try_collect().await.unwrap().len()
+}
+
+/// Returns the guard of a process whose claim another process has made.
+async fn granted_by_request(process: &Process) -> ReadGuard {
+    lose_swaps(process, 2);
+    let guard = within(1, "it is granted", process.lock().read()).await.unwrap();
+    assert!(process.faults.are_over());
+    guard
 }
 
 /// The process that has written the record last makes the change of one whose swaps are lost.
@@ -120,6 +128,52 @@ async fn request_that_is_not_applied_is_followed_by_a_swap() {
     lose_swaps(&other, 2);
     let _guard = within(1, "it is granted", other.lock().read()).await.unwrap();
     assert_eq!(requests(&world).await, 1);
+}
+
+/// A request that is slow or not acknowledged does not delay a release by several seconds, even if
+/// the last writer has crashed.
+#[tokio::test(start_paused = true)]
+async fn release_after_a_failed_request_is_a_swap() {
+    // The store answers after 0.3 seconds that the outcome is unknown.
+    let fates = [(Fate::Lost, LEASE / 8), (Fate::Slow(Duration::from_millis(1_500)), LEASE)];
+    for (fate, limit) in fates {
+        let world = World::in_memory().await;
+        let [one, other] = world.processes().await;
+        contend(&[&one, &other]).await;
+        let _held = one.lock().read().await.unwrap();
+        let guard = granted_by_request(&other).await;
+        one.faults.crash();
+        lose_swaps(&other, 1);
+        other.faults.next(Kind::Request, fate.clone());
+        let released = timeout(limit, guard.release()).await;
+        assert!(matches!(released, Ok(Ok(()))), "{fate:?}: {released:?}");
+        assert!(other.faults.are_over(), "{fate:?}");
+    }
+}
+
+/// The release of a broken lock is not reported as done because its request was rejected.
+#[tokio::test(start_paused = true)]
+async fn release_after_a_break_and_a_rejected_request_fails() {
+    let world = World::in_memory().await;
+    let [one, other] = world.processes().await;
+    contend(&[&one, &other]).await;
+    let _held = one.lock().read().await.unwrap();
+    let guard = granted_by_request(&other).await;
+    // The break comes after the read with which the request begins.
+    other.faults.hear_nothing();
+    other.faults.fall_behind(RECORD, world.record().await);
+    one.lock().break_lock().await.unwrap();
+    other.faults.next(Kind::Request, Fate::Rejected(unavailable()));
+    let release = tokio::spawn(guard.release());
+    within(1, "the request is rejected", async {
+        while !other.faults.are_over() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    other.faults.catch_up();
+    let released = within(1, "it is answered", release).await.unwrap();
+    assert!(matches!(released, Err(DistroRwLockError::LeaseLost { .. })), "{released:?}");
 }
 
 /// Processes of an earlier version neither make nor apply requests. Beside them, in both orders of
