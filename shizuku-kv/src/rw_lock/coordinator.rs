@@ -275,7 +275,7 @@ impl Coordinator {
             Cached::Known(known) => {
                 has_requests() && self.requests.patient_until().is_none()
                     || self.requests.has_work()
-                    || !self.removals(&known.record).is_empty()
+                    || self.needs_removals(&known.record)
             }
             Cached::Unknown => has_requests() || self.needs_record(),
             Cached::Foreign => has_requests(),
@@ -292,11 +292,14 @@ impl Coordinator {
         !self.claims.is_empty() || self.failure_detector.is_needed()
     }
 
-    /// Returns the removals that a record needs without a request of a caller: sessions that are
-    /// over, and orphaned claims of this process. A claim is an orphan if a write that was given up
-    /// has landed late. Its session lives, so that no other process evicts it.
-    fn removals(&self, record: &LockRecord) -> Vec<Change> {
-        let ended = self.failure_detector.ended_in(record);
+    /// Returns whether a record needs removals without a request of a caller.
+    fn needs_removals(&self, record: &LockRecord) -> bool {
+        !self.failure_detector.ended_in(record).is_empty() || !self.orphans(record).is_empty()
+    }
+
+    /// Returns the orphaned claims of this process. A claim is an orphan if a write that was given
+    /// up has landed late. Its session lives, so that no other process evicts it.
+    fn orphans(&self, record: &LockRecord) -> Vec<ClaimId> {
         let is_pending =
             |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
         let ids = record.claims().map(|claim| claim.id);
@@ -306,8 +309,7 @@ impl Coordinator {
             let own = self.env.sessions.of_runtime(self.env.id.0);
             orphans.retain(|id| own.contains(&id.session));
         }
-        let orphans = orphans.into_iter();
-        ended.into_iter().map(Change::Evict).chain(orphans.map(Change::Leave)).collect()
+        orphans
     }
 
     /// Ends sessions that have not renewed their lease. Sessions of this process that others have

@@ -182,7 +182,7 @@ macro_rules! guard {
             /// until it is released.
             ///
             /// The end of a lease is noticed in time. A break by an operator is noticed at the
-            /// earliest about a second after the lock was acquired.
+            /// earliest about 20 ms after the lock was acquired.
             ///
             /// Cancel safe: dropping the future changes nothing.
             pub async fn lost(&self) -> LockLoss {

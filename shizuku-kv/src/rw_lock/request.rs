@@ -38,11 +38,25 @@ impl Request {
     }
 
     /// Decodes a request for a lock. Returns `None` for a tombstone, for the request for another
-    /// lock with the same checksum, and for one that this version does not know.
+    /// lock with the same checksum, and for one that this version does not know. Returns `None` too
+    /// if it has changes of a session that does not use the key.
     pub(super) fn of(entry: &KvEntry, lock: &Key) -> Option<Self> {
         let mut request = serde_json::from_slice::<Self>(&entry.value).ok()?;
         request.claims.iter_mut().for_each(Claim::drop_grant_fields);
-        (request.shizuku_lock_request == FORMAT && request.lock == *lock).then_some(request)
+        let is_of_key = request
+            .sessions()
+            .all(|session| key_of(lock, session).is_ok_and(|key| key == entry.key));
+        let is_known = request.shizuku_lock_request == FORMAT && request.lock == *lock;
+        (is_known && is_of_key).then_some(request)
+    }
+
+    /// Returns the sessions of the claims.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.claims
+            .iter()
+            .map(|claim| claim.id)
+            .chain(self.leaves.iter().copied())
+            .map(|id| id.session)
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {

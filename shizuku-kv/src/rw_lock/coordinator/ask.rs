@@ -25,7 +25,7 @@ impl Coordinator {
         if !is_useful || !self.requests.may_ask() || self.shutdown.is_some() {
             return None;
         }
-        if !self.removals(&known.record).is_empty() {
+        if self.needs_removals(&known.record) {
             return None;
         }
         let base = known.version?;
@@ -47,14 +47,17 @@ impl Coordinator {
         }
         let session = claims.first().map(|claim| claim.id.session);
         let session = session.or(leaves.first().map(|id| id.session))?;
-        Some((session, Request::new(self.key().clone(), base, claims, leaves)))
+        let request = Request::new(self.key().clone(), base, claims, leaves);
+        // Others apply changes of the session that uses the key only.
+        let is_of_key = request.sessions().all(|of| of == session);
+        is_of_key.then_some((session, request))
     }
 
     /// Makes a request. Then waits for others to apply it.
     pub(super) async fn make(&mut self, session: SessionId, request: Request) {
         let Ok(key) = request::key_of(self.key(), session) else { return };
         let has_claims = !request.claims.is_empty();
-        self.requests.sent(&key, has_claims, self.cache.known());
+        self.requests.sent(&key, session, has_claims, self.cache.known());
         for claim in &request.claims {
             if let Some(local) = self.claims.get_mut(claim.id) {
                 local.note_sent();

@@ -10,6 +10,7 @@ use super::{Coordinator, KEEP, LONG_HELD};
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::error::LockLoss;
 use crate::rw_lock::failure_detector::{OwnClaims, Prospect};
+use crate::rw_lock::record::ClaimId;
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::{KvError, KvResult};
 use crate::watch::Event;
@@ -126,6 +127,8 @@ impl Coordinator {
                 pending.answer(Ok(Outcome::Done));
             }
         }
+        let is_leaving =
+            |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
         let mut revoked = Vec::new();
         for local in self.claims.iter_mut() {
             let id = local.claim.id;
@@ -137,8 +140,11 @@ impl Coordinator {
                     local.queue();
                 }
                 // The record was removed, or written by a client that does not follow the protocol.
+                // Otherwise the claim has left with a write that was not answered.
                 (ClaimState::Queued(_), None) if !positions.contains_key(&id) => {
-                    local.request_again();
+                    if !is_leaving(id) {
+                        local.request_again();
+                    }
                 }
                 (ClaimState::Granted { .. }, None) => revoked.push(id),
                 _ => {}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::record_cache::CachedRecord;
-use crate::rw_lock::record::{ClaimId, LockRecord};
+use crate::rw_lock::record::{ClaimId, LockRecord, SessionId};
 use crate::rw_lock::request::{self, Request};
 use crate::rw_lock::run::Run;
 use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
@@ -45,8 +45,8 @@ pub(super) struct Requests {
     received: HashMap<Key, (KvEntry, Option<Request>)>,
     /// Whether a request has arrived since the last attempt to apply all of them.
     is_new: bool,
-    /// The keys under which this process has made requests.
-    own: Vec<Key>,
+    /// The keys under which this process has made requests, and the last session of each.
+    own: HashMap<Key, SessionId>,
     /// Whether another process may still apply a claim of a request of this one.
     may_be_applied: bool,
     /// Set while a request of this process was not applied: the time until which the process waits
@@ -80,7 +80,7 @@ impl Requests {
             is_caught_up: false,
             received: HashMap::new(),
             is_new: false,
-            own: Vec::new(),
+            own: HashMap::new(),
             may_be_applied: false,
             patient_until: None,
             is_complete: false,
@@ -114,9 +114,7 @@ impl Requests {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Update(update) => {
-                if let Some(entry) = update.into_entry()
-                    && !self.own.contains(&entry.key)
-                {
+                if let Some(entry) = update.into_entry() {
                     self.is_new = true;
                     self.received.insert(entry.key.clone(), (entry, None));
                 }
@@ -189,12 +187,16 @@ impl Requests {
 
     /// Applies the requests of others. No claim is added after it was removed: all claims are added
     /// first, and the owner makes further removals afterwards.
-    pub(super) fn apply(&mut self, record: &mut LockRecord) {
+    ///
+    /// Requests with claims of the `own` sessions are dropped. Each process makes the changes of its
+    /// claims itself, and a user that may write requests could make others otherwise.
+    pub(super) fn apply(&mut self, record: &mut LockRecord, own: &[SessionId]) {
         self.is_new = false;
-        let lock = &self.lock;
+        let (lock, made) = (&self.lock, &self.own);
+        let is_own = |session| own.contains(&session) || made.values().any(|own| *own == session);
         self.received.retain(|_, (entry, request)| {
             *request = request.take().or_else(|| Request::of(entry, lock));
-            request.is_some()
+            request.as_ref().is_some_and(|request| !request.sessions().any(is_own))
         });
         let requests = || self.received.values().filter_map(|(_, request)| request.as_ref());
         requests().for_each(|request| request.apply_claims(record, &self.run));
@@ -242,10 +244,14 @@ impl Requests {
     }
 
     /// Records that this process makes a request under a key. `known` is the newest known record.
-    pub(super) fn sent(&mut self, key: &Key, has_claims: bool, known: Option<&CachedRecord>) {
-        if !self.own.contains(key) {
-            self.own.push(key.clone());
-        }
+    pub(super) fn sent(
+        &mut self,
+        key: &Key,
+        session: SessionId,
+        has_claims: bool,
+        known: Option<&CachedRecord>,
+    ) {
+        self.own.insert(key.clone(), session);
         self.has_claims = has_claims;
         self.may_be_applied |= has_claims;
         self.seen = known.map(|known| sorted_ids(&known.record)).unwrap_or_default();
@@ -266,7 +272,12 @@ impl Requests {
 
     /// Removes and returns the keys of the requests of this process.
     pub(super) fn take_own(&mut self) -> Vec<Key> {
-        std::mem::take(&mut self.own)
+        std::mem::take(&mut self.own).into_keys().collect()
+    }
+
+    /// Returns whether requests of others wait to be applied.
+    pub(super) fn has_received(&self) -> bool {
+        !self.received.is_empty()
     }
 
     /// Returns whether a request of this process was applied a short time ago. Returns `None` if

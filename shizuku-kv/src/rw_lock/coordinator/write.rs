@@ -49,6 +49,7 @@ impl Coordinator {
             if let Some((session, request)) = self.request(&known) {
                 return self.make(session, request).await;
             }
+            self.leave_orphans(&known.record);
             let batch = self.batch(&known.record);
             if batch.record != known.record || self.is_unresolved(&known) {
                 return self.swap(batch, &known).await;
@@ -76,6 +77,27 @@ impl Coordinator {
             || self.requests.may_be_applied() && self.pending.iter().any(is_abandoned)
     }
 
+    /// Requests the removal of orphaned claims, so that it is retried after a failure.
+    fn leave_orphans(&mut self, record: &LockRecord) {
+        let orphans = self.orphans(record);
+        if orphans.is_empty() {
+            return;
+        }
+        let sessions = self.env.sessions.uses_of_runtime(self.env.id.0);
+        for id in orphans {
+            let session = sessions.iter().find(|session| session.id() == Some(id.session));
+            self.pending.push(Pending::leave(id, session.cloned(), None));
+        }
+        self.resume_deferred();
+    }
+
+    /// Requests the deferred claims again, because removals may make room for them in the same
+    /// write.
+    fn resume_deferred(&mut self) {
+        let deferred = self.claims.iter_mut().filter(|local| local.is_deferred());
+        deferred.for_each(|local| local.resume());
+    }
+
     /// Applies the requested changes to a record.
     fn batch(&mut self, known: &LockRecord) -> Batch {
         let mut record = known.clone();
@@ -86,15 +108,16 @@ impl Coordinator {
                 *of_old = newest;
             }
         }
-        self.requests.apply(&mut record);
-        let removals = self.removals(&record);
-        if !removals.is_empty() {
-            // The removals may make room for deferred claims in the same write.
-            let deferred = self.claims.iter_mut().filter(|local| local.is_deferred());
-            deferred.for_each(|local| local.resume());
+        if self.requests.has_received() {
+            let own = self.env.sessions.of_runtime(self.env.id.0);
+            self.requests.apply(&mut record, &own);
         }
-        for change in removals {
-            record.apply(&change);
+        let ended = self.failure_detector.ended_in(&record);
+        if !ended.is_empty() {
+            self.resume_deferred();
+        }
+        for session in ended {
+            record.apply(&Change::Evict(session));
         }
         let pending = self.pending.iter().map(|pending| record.apply(&pending.change)).collect();
         let claims = self.claims.requested().into_iter().map(|local| {
@@ -212,7 +235,12 @@ impl Coordinator {
                 Outcome::Busy => self.defer_or_reject(id),
                 Outcome::Full => {
                     self.failure_detector.expect_claim();
-                    self.end_claim(id, Rejection::Full);
+                    // Another process may still apply the request of the claim.
+                    if self.requests.may_be_applied() {
+                        self.reject(id, Rejection::Full);
+                    } else {
+                        self.end_claim(id, Rejection::Full);
+                    }
                 }
                 Outcome::Done | Outcome::Broken(_) | Outcome::NotThere => {}
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use super::state::{InUse, Session, lock};
+use super::state::{InUse, Session, SessionUse, lock};
 use crate::rw_lock::error::LockLoss;
 use crate::rw_lock::record::SessionId;
 use crate::store::{Key, KvError};
@@ -95,6 +95,14 @@ impl Registry {
         let own = alive.sessions.iter();
         let own = own.filter(|((of, _), session)| *of == runtime && session.holds());
         own.filter_map(|(_, session)| session.id()).collect()
+    }
+
+    /// Returns a use of each session of a runtime that still holds.
+    pub(in crate::rw_lock) fn uses_of_runtime(&self, runtime: runtime::Id) -> Vec<SessionUse> {
+        let alive = lock(&self.sessions);
+        let own = alive.sessions.iter();
+        let own = own.filter(|((of, _), session)| *of == runtime && session.holds());
+        own.filter_map(|(_, session)| InUse::new(session).of_open_session()).collect()
     }
 
     /// Removes a session that has had no users for the length of its lease, or at once if the store

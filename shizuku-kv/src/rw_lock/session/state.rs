@@ -168,7 +168,7 @@ impl Session {
         })
     }
 
-    pub(super) fn id(&self) -> Option<SessionId> {
+    pub(in crate::rw_lock) fn id(&self) -> Option<SessionId> {
         self.id.get().copied()
     }
 
@@ -223,6 +223,12 @@ impl InUse {
 
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.0
+    }
+
+    /// Returns the use of a session that is open.
+    pub(super) fn of_open_session(self) -> Option<SessionUse> {
+        let id = self.0.id()?;
+        Some(SessionUse { in_use: self, id })
     }
 
     /// Waits until the session is open.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use shizuku_kv::rw_lock::{DistroRwLockError, ReadGuard};
 use shizuku_kv::{Key, VersionToken, WatchScope};
 use tokio::time::{sleep, timeout};
@@ -174,6 +175,34 @@ async fn release_after_a_break_and_a_rejected_request_fails() {
     other.faults.catch_up();
     let released = within(1, "it is answered", release).await.unwrap();
     assert!(matches!(released, Err(DistroRwLockError::LeaseLost { .. })), "{released:?}");
+}
+
+/// Otherwise a user with the right to write requests could end the hold of another process.
+#[tokio::test(start_paused = true)]
+async fn request_for_claims_of_others_is_not_applied() {
+    let world = World::in_memory().await;
+    let [one, other, third] = world.processes().await;
+    contend(&[&one, &other, &third]).await;
+    let held = one.lock().read().await.unwrap();
+    let _granted = granted_by_request(&other).await;
+    // A request for the holder's leave, under the key of the other session and of its own.
+    let record = world.record().await.unwrap();
+    let record: Value = serde_json::from_slice(&record.value).unwrap();
+    let holder = &record["holders"][0];
+    let keys = world.observer.keys(WatchScope::prefix(REQUESTS)).try_collect().await.unwrap();
+    let genuine = world.observer.entry(keys[0].as_str()).await.unwrap().unwrap();
+    let mut forged: Value = serde_json::from_slice(&genuine.value).unwrap();
+    forged["claims"] = Value::Array(Vec::new());
+    forged["leaves"] = json!([{ "session": holder["session"], "number": holder["number"] }]);
+    let own = holder["session"].as_str().unwrap().split('-').next().unwrap();
+    let checksum = keys[0].split('.').nth(1).unwrap();
+    for key in [keys[0].to_string(), format!("{REQUESTS}{checksum}.{own}")] {
+        world.observer.put(key, forged.to_string()).await.unwrap();
+    }
+    // The last writer applies this request, which comes after the forged ones.
+    let _granted = granted_by_request(&third).await;
+    assert_eq!(world.state().await.holders.len(), 3);
+    assert!(held.is_held());
 }
 
 /// Processes of an earlier version neither make nor apply requests. Beside them, in both orders of
