@@ -174,7 +174,7 @@ impl Transaction<'_> {
                 return Ok(true);
             };
             let id = id?;
-            let keys = self.keys_after(id, None, PAGE)?;
+            let keys = self.keys_after(id, None, None, PAGE)?;
             for key in &keys {
                 if !self.collect_key(id, key, budget)? {
                     return Ok(false);
@@ -218,11 +218,12 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Returns the next keys of a store after a key.
+    /// Returns the next keys of a store after a key, up to a last one if it is given.
     pub(super) fn keys_after(
         &self,
         id: StoreId,
         after: Option<&str>,
+        last: Option<&str>,
         most: usize,
     ) -> Result<Vec<Key>, Failure> {
         let start = state_key(id, after.unwrap_or_default());
@@ -234,7 +235,8 @@ impl Transaction<'_> {
             if after.is_some_and(|after| after.as_bytes() == key) {
                 continue;
             }
-            if keys.len() == most {
+            let is_past = last.is_some_and(|last| key > last.as_bytes());
+            if is_past || keys.len() == most {
                 break;
             }
             keys.push(read_key(key)?);
@@ -269,7 +271,7 @@ impl Transaction<'_> {
             return Ok(false);
         }
         self.is_changed = true;
-        let keys = self.keys_after(id, change.after.as_deref(), PAGE)?;
+        let keys = self.keys_after(id, change.after.as_deref(), None, PAGE)?;
         let mut is_done = keys.len() < PAGE;
         for key in keys {
             if budget.is_used_up() {

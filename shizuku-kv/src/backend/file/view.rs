@@ -221,6 +221,8 @@ pub(super) type Property = (Vec<u8>, Vec<u8>);
 #[derive(Debug)]
 pub(super) struct KeyRows {
     pub(super) key: Key,
+    /// Version of the newest entry.
+    pub(super) version: u64,
     pub(super) newest: Vec<u8>,
     pub(super) older: Vec<Vec<u8>>,
 }
@@ -417,7 +419,7 @@ impl Entries {
             let row = self.history.get(history_key(self.id, &key, version).as_slice())?;
             older.extend(row.map(|row| row.value().to_vec()));
         }
-        Ok(KeyRows { key, newest: newest.to_vec(), older })
+        Ok(KeyRows { key, version: head.version, newest: newest.to_vec(), older })
     }
 
     /// Returns the lowest version that is held.

@@ -24,8 +24,8 @@ use super::draft::Draft;
 use super::shared::Shared;
 use crate::store::KvResult;
 
-/// Maximum number of slices in which the copy tries to catch up with the writers while they write.
-/// It may need three times as many after they were kept out.
+/// Number of tries to catch up with the writers, after each of which they are kept out for a while.
+/// A copy that is not complete after four times as many ends.
 const TRIES: usize = 64;
 
 /// Copies a database into `draft` in slices of at most `items` keys. `begin` begins the read
@@ -37,25 +37,28 @@ fn copy<G, H>(
     draft: &Draft,
     items: usize,
     mut begin: impl FnMut() -> Result<(G, ReadTransaction), Fault>,
-    hold: impl FnOnce() -> Result<H, Fault>,
+    mut hold: impl FnMut() -> Result<H, Fault>,
 ) -> Result<(), Fault> {
     let mut copy = Copy::new(draft, items);
-    let mut hold = Some(hold);
-    let (mut tries, mut held) = (0, None);
+    let (mut tries, mut next_hold, mut held) = (0, TRIES, None);
     loop {
         let slice = {
             let (_guard, transaction) = begin()?;
             copy.read(&transaction)?
         };
-        tries += usize::from(slice.catches_up());
+        tries += slice.tries();
         if copy.write(slice)? {
             drop(held);
             return Ok(());
         }
-        match hold.take_if(|_| tries == TRIES) {
-            Some(hold) => held = Some(hold()?),
-            None if tries > 4 * TRIES => return Err(Fault::Behind),
-            None => {}
+        if tries >= 4 * TRIES {
+            return Err(Fault::Behind);
+        }
+        if tries >= next_hold {
+            // The one before would be in the way.
+            drop(held.take());
+            held = Some(hold()?);
+            next_hold = tries + TRIES;
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A slice makes the copied keys equal to those of its snapshot. Entries that were written since
 //! the last slice are found in the change log. Three changes have no entry there. A forgotten
-//! deletion, and new settings, make the copy visit the keys of the store again. Expired older
+//! deletion, and new settings, make the copy visit the keys of the store again: new settings at
+//! once, and a forgotten deletion after the current walk. Expired older
 //! entries are absent for all readers, so that the copy may hold them for longer. The slice that
 //! leaves nothing to copy is the moment of the copy.
 
@@ -29,12 +30,21 @@ pub(super) const ITEMS: usize = 8192;
 /// Maximum number of bytes in one commit of the copy, so that its memory is bounded.
 const PIECE: usize = 16 * 1024 * 1024;
 
+/// Number of tries for which another walk over a store counts, because it takes many slices.
+const AGAIN: usize = 16;
+
 /// The copied keys of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Walk {
     /// All up to this one, or none.
     Until(Option<Key>),
     All,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self::Until(None)
+    }
 }
 
 impl Walk {
@@ -56,8 +66,13 @@ impl Walk {
 }
 
 /// The progress of the copy of a store.
+#[derive(Default)]
 struct Copied {
     walk: Walk,
+    /// Version of the store at the begin of the walk. Later keys are changes.
+    begun: u64,
+    /// Whether a deletion of a covered key may be lost, so that another walk has to follow.
+    has_lost: bool,
     /// Version up to which the changes of the covered keys are copied.
     position: u64,
     /// Number of changes of the settings, and the progress of the last one.
@@ -77,8 +92,9 @@ struct StorePart {
 /// All rows of a slice.
 pub(super) struct Slice {
     parts: Vec<StorePart>,
-    /// Whether all keys were visited before, or some have to be visited again.
-    catches_up: bool,
+    /// Number of tries for which the slice counts, because others have written too much for an
+    /// earlier slice to be the last one.
+    tries: usize,
     /// The rows that do not belong to entries, if the slice leaves nothing to copy.
     rest: Option<Rest>,
 }
@@ -89,9 +105,8 @@ struct Rest {
 }
 
 impl Slice {
-    /// Returns whether others have written too much for the slice to be the last one.
-    pub(super) fn catches_up(&self) -> bool {
-        self.catches_up
+    pub(super) fn tries(&self) -> usize {
+        self.tries
     }
 }
 
@@ -99,8 +114,12 @@ impl Slice {
 pub(super) struct Copy<'d> {
     draft: &'d Draft,
     stores: BTreeMap<StoreId, Copied>,
-    /// The store at which the next slice begins, so that each gets its turn.
+    /// Whether a slice was read.
+    has_begun: bool,
+    /// The store at which the changes of the next slice begin, so that each gets its turn, and the
+    /// one at which its walks begin.
     next: StoreId,
+    walks: StoreId,
     /// Maximum number of keys of a slice.
     items: usize,
     /// The commit of the copy, which several slices share, and its size.
@@ -110,8 +129,9 @@ pub(super) struct Copy<'d> {
 
 impl<'d> Copy<'d> {
     pub(super) fn new(draft: &'d Draft, items: usize) -> Self {
-        let (stores, next) = (BTreeMap::new(), StoreId::FIRST);
-        Self { draft, stores, next, items, commit: None, bytes: 0 }
+        let (stores, first) = (BTreeMap::new(), StoreId::FIRST);
+        let (next, walks, has_begun) = (first, first, false);
+        Self { draft, stores, has_begun, next, walks, items, commit: None, bytes: 0 }
     }
 
     /// Reads a slice.
@@ -123,79 +143,103 @@ impl<'d> Copy<'d> {
     fn read_parts(&mut self, view: &View<'_>) -> Result<Slice, Failure> {
         let positions = view.positions()?;
         self.stores.retain(|id, _| positions.binary_search_by_key(id, |(id, _)| *id).is_ok());
-        let has_walked = self.stores.values().all(|copied| copied.walk == Walk::All);
-        let mut slice = Slice {
-            parts: Vec::new(),
-            catches_up: has_walked && !self.stores.is_empty(),
-            rest: None,
-        };
+        let mut slice = Slice { parts: Vec::new(), tries: 0, rest: None };
         let mut walk = Budget::new(self.items);
-        // Otherwise fast writers would keep the other keys from being visited at all.
-        let mut changes = walk.half();
-        let turn = positions.partition_point(|(id, _)| *id < self.next);
-        let (before, after) = positions.split_at(turn);
-        for (id, end) in after.iter().chain(before) {
-            let copied = self.stores.get(id);
-            if copied.is_some_and(|copied| copied.limits_change.is_none() && copied.is_at(end)) {
-                continue;
+        let has_walked = self.stores.values().all(|copied| copied.walk == Walk::All);
+        let has_visited = if has_walked {
+            slice.tries += usize::from(self.has_begun);
+            self.read_changes(view, &positions, &mut walk, &mut slice)?
+        } else {
+            // Otherwise fast writers would keep the other keys from being visited at all.
+            let mut changes = walk.half();
+            self.read_changes(view, &positions, &mut changes, &mut slice)?
+        };
+        self.has_begun = true;
+        self.read_walks(view, &positions, &mut walk, &mut slice)?;
+        let is_at =
+            |(id, end): &(StoreId, Position)| self.stores.get(id).is_some_and(|at| at.is_at(end));
+        if has_visited && positions.iter().all(is_at) {
+            let mut stores = Vec::with_capacity(positions.len());
+            for (id, end) in positions {
+                stores.push((id, settings(view, id)?, end));
             }
-            if !slice.parts.is_empty() && (walk.is_used_up() || changes.is_used_up()) {
-                self.next = *id;
-                return Ok(slice);
-            }
-            if !self.read_store(view, *id, end, (&mut changes, &mut walk), &mut slice)? {
-                self.next = StoreId(id.0.saturating_add(1));
-                return Ok(slice);
-            }
+            slice.rest = Some(Rest { about: view.about()?, stores });
         }
-        let mut stores = Vec::with_capacity(positions.len());
-        for (id, end) in positions {
-            stores.push((id, settings(view, id)?, end));
-        }
-        slice.rest = Some(Rest { about: view.about()?, stores });
         Ok(slice)
     }
 
-    /// Reads the changes and the next keys of a store, at least one of each. Returns whether its
-    /// copy is complete.
-    fn read_store(
+    /// Reads the changes of all stores whose walks have begun, at least one change. Returns whether
+    /// each of them had its turn.
+    ///
+    /// A tombstone is lost if a store waits for its turn for longer than the tombstone is held.
+    /// All stores therefore come before the walk of a single one.
+    fn read_changes(
         &mut self,
         view: &View<'_>,
-        id: StoreId,
-        end: &Position,
-        (changes, walk): (&mut Budget, &mut Budget),
+        positions: &[(StoreId, Position)],
+        budget: &mut Budget,
         slice: &mut Slice,
     ) -> Result<bool, Failure> {
-        let row = settings(view, id)?;
-        let copied = self.stores.entry(id).or_insert_with(|| Copied {
-            walk: Walk::Until(None),
-            position: end.sequence,
-            settings: end.settings,
-            limits_change: row.limits_change.clone(),
-        });
-        if copied.settings != end.settings || copied.position < end.forgotten {
-            slice.catches_up |= copied.walk != Walk::Until(None);
-            copied.walk = Walk::Until(None);
-        } else if copied.limits_change != row.limits_change
-            && let Some(change) = &copied.limits_change
-        {
-            copied.walk.return_to(change.after.as_deref());
+        for (id, end) in in_turn(positions, self.next) {
+            let Some(copied) = self.stores.get_mut(id) else { continue };
+            let is_current = copied.limits_change.is_none() && copied.is_current(end);
+            if copied.walk == Walk::Until(None) || is_current {
+                continue;
+            }
+            if !slice.parts.is_empty() && budget.is_used_up() {
+                self.next = *id;
+                return Ok(false);
+            }
+            slice.tries += copied.compare(settings(view, *id)?, end);
+            let changed = copied.read_changes(&view.entries(*id)?, end, budget)?;
+            slice.parts.push(StorePart { id: *id, changed, walked: None });
         }
-        copied.settings = end.settings;
-        copied.limits_change = row.limits_change;
-        let entries = view.entries(id)?;
-        let changed = copied.read_changes(&entries, end, changes)?;
-        let mut part = StorePart { id, changed, walked: None };
-        if let Walk::Until(after) = copied.walk.clone() {
-            let (rows, last) = entries.rows_after(after.as_ref(), walk)?;
-            copied.walk = match last.clone() {
-                Some(last) => Walk::Until(Some(last)),
-                None => Walk::All,
-            };
-            part.walked = Some((after, rows, last));
+        Ok(true)
+    }
+
+    /// Reads the next keys of the stores whose walks are not complete, at least one key. Keeps to a
+    /// store until its walk is complete.
+    fn read_walks(
+        &mut self,
+        view: &View<'_>,
+        positions: &[(StoreId, Position)],
+        budget: &mut Budget,
+        slice: &mut Slice,
+    ) -> Result<(), Failure> {
+        let mut has_walked = false;
+        for (id, end) in in_turn(positions, self.walks) {
+            let copied = self.stores.entry(*id).or_default();
+            if copied.walk == Walk::All {
+                continue;
+            }
+            self.walks = *id;
+            if has_walked && budget.is_used_up() {
+                return Ok(());
+            }
+            has_walked = true;
+            if copied.walk == Walk::Until(None) {
+                copied.begin(settings(view, *id)?, end);
+            }
+            let Walk::Until(after) = copied.walk.clone() else { continue };
+            let (rows, last) = view.entries(*id)?.rows_after(after.as_ref(), budget)?;
+            if let Some(last) = last.clone() {
+                // A walk over new keys only may never reach the end.
+                slice.tries += usize::from(rows.iter().all(|row| row.version > copied.begun));
+                copied.walk = Walk::Until(Some(last));
+            } else if std::mem::take(&mut copied.has_lost) {
+                slice.tries += AGAIN;
+                copied.walk = Walk::Until(None);
+            } else {
+                copied.walk = Walk::All;
+            }
+            let is_left = last.is_some();
+            let walked = Some((after, rows, last));
+            slice.parts.push(StorePart { id: *id, changed: Vec::new(), walked });
+            if is_left {
+                return Ok(());
+            }
         }
-        slice.parts.push(part);
-        Ok(copied.is_at(end))
+        Ok(())
     }
 
     /// Writes a slice to the copy. Returns whether the copy is complete.
@@ -222,11 +266,57 @@ impl<'d> Copy<'d> {
     }
 }
 
+/// Returns the stores from one on, and then those before it.
+fn in_turn(
+    positions: &[(StoreId, Position)],
+    first: StoreId,
+) -> impl Iterator<Item = &(StoreId, Position)> {
+    let (before, after) = positions.split_at(positions.partition_point(|(id, _)| *id < first));
+    after.iter().chain(before)
+}
+
 impl Copied {
-    /// Returns whether all keys are copied as of this end of the log. The settings are compared
-    /// with it too, but not their progress.
+    /// Returns whether the covered keys are copied as of this end of the log. The settings are
+    /// compared with it too, but not their progress.
+    fn is_current(&self, end: &Position) -> bool {
+        (self.position, self.settings) == (end.sequence, end.settings)
+    }
+
+    /// Returns whether all keys are copied as of this end of the log.
     fn is_at(&self, end: &Position) -> bool {
-        self.walk == Walk::All && (self.position, self.settings) == (end.sequence, end.settings)
+        self.walk == Walk::All && self.is_current(end)
+    }
+
+    /// Begins a walk at this end of the log.
+    fn begin(&mut self, row: StoreRow, end: &Position) {
+        *self = Self {
+            walk: Walk::Until(None),
+            begun: end.sequence,
+            has_lost: false,
+            position: end.sequence,
+            settings: end.settings,
+            limits_change: row.limits_change,
+        };
+    }
+
+    /// Notices changes that are not in the log. Returns the number of tries for which they count.
+    fn compare(&mut self, row: StoreRow, end: &Position) -> usize {
+        let mut tries = 0;
+        if self.settings != end.settings {
+            (self.walk, self.has_lost, tries) = (Walk::Until(None), false, AGAIN);
+        } else if self.position < end.forgotten && self.walk == Walk::All {
+            (self.walk, tries) = (Walk::Until(None), AGAIN);
+        } else if self.position < end.forgotten {
+            // Otherwise many losses would keep the walk from its end.
+            self.has_lost = true;
+        } else if self.limits_change != row.limits_change
+            && let Some(change) = &self.limits_change
+        {
+            self.walk.return_to(change.after.as_deref());
+        }
+        self.settings = end.settings;
+        self.limits_change = row.limits_change;
+        tries
     }
 
     /// Reads the covered keys that were written after the position.
@@ -313,11 +403,9 @@ impl Transaction<'_> {
         except: &BTreeSet<Key>,
     ) -> Result<(), Failure> {
         loop {
-            let keys = self.keys_after(id, after.as_deref(), ITEMS)?;
+            let last = last.map(Key::as_str);
+            let keys = self.keys_after(id, after.as_deref(), last, ITEMS)?;
             for key in &keys {
-                if last.is_some_and(|last| key > last) {
-                    return Ok(());
-                }
                 if !except.contains(key) {
                     self.drop_key(id, key)?;
                 }

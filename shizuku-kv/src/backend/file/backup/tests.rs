@@ -257,6 +257,35 @@ fn overwrites_between_slices_do_not_grow_the_file() {
     assert!(after <= before + before / 10, "{before} bytes became {after}");
 }
 
+/// The walk over keys that are written in order would never end, and so would the copy.
+#[test]
+fn writer_of_rising_keys_is_held() {
+    let mut source = Source::new(Disk::default());
+    source.create("a", &StoreConfig::new());
+    let (is_held, mut slices) = (Cell::new(false), 0);
+    let begin = || {
+        slices += 1;
+        assert!(slices < 10_000, "the copy does not end");
+        let keys = if slices == 1 { 30 } else { 5 };
+        for number in 0..if is_held.get() { 0 } else { keys } {
+            source.commit(|tables| {
+                tables.store(StoreId::FIRST).unwrap().unwrap();
+                let key = Key::new(format!("key.{slices:05}.{number:02}")).unwrap();
+                tables.write(StoreId::FIRST, &key, &Write::put("value")).unwrap().unwrap();
+            });
+        }
+        Ok(((), source.database.begin_read().map_err(|error| Fault::Source(error.into()))?))
+    };
+    let folder = tempdir().unwrap();
+    let draft = Draft::new(&folder.path().join("copy"), 0o600).unwrap();
+    let hold = || {
+        is_held.set(true);
+        Ok(())
+    };
+    copy(&draft, 8, begin, hold).unwrap();
+    assert!(is_held.get());
+}
+
 #[tokio::test]
 async fn hold_keeps_other_processes_from_writing() {
     let folder = tempdir().unwrap();
