@@ -12,6 +12,8 @@ pub(super) enum Fault {
     Source(Failure),
     Target(Failure),
     Ended,
+    /// The writers could not be kept out.
+    Held(KvError),
     /// The writers change entries faster than the copy reads them.
     Behind,
 }
@@ -26,6 +28,7 @@ impl Fault {
             Self::Source(failure) => failure.to_error(BACKUP, path, None),
             Self::Target(failure) => failure.to_error(BACKUP, target, None),
             Self::Ended => KvError::closed(BACKUP),
+            Self::Held(error) => error,
             Self::Behind => {
                 let reason = format!(
                     "{} changes faster than it is copied; repeat the call when less is written, or from a process that writes",

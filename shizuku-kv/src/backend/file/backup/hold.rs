@@ -1,10 +1,11 @@
 //! Keeping writers out of a database, by a job that holds the write transaction.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::super::draft::BACKUP;
+use super::super::failure::Failure;
 use super::super::job::{NewJob, Outcome, Wait};
 use super::super::shared::Shared;
 use super::super::transaction::Transaction;
@@ -40,21 +41,42 @@ impl Hold {
             // A rejected job that is alone is not committed.
             Ok(Err(KvError::closed(BACKUP)))
         };
-        let error = |_: Outcome<'_>| KvError::closed(BACKUP);
-        let (job, wait) = NewJob { work, error, bytes: 0, is_alone: true }.queued();
+        let file = shared.folder.file().to_owned();
+        let error = move |outcome: Outcome<'_>| match outcome {
+            Outcome::Committed => KvError::closed(BACKUP),
+            Outcome::Failed(failure) | Outcome::Unknown(failure) => {
+                failure.to_error(BACKUP, &file, None)
+            }
+        };
+        let (job, mut wait) = NewJob { work, error, bytes: 0, is_alone: true }.queued();
         if !shared.queue_write(job) {
             return Err(Fault::Ended);
         }
         let mut waited = Duration::ZERO;
-        while acquired.recv_timeout(LOOK).is_err() {
+        while let Err(error) = acquired.recv_timeout(LOOK) {
             waited += LOOK;
             if shared.is_closed.load(Ordering::Acquire) {
                 return Err(Fault::Ended);
             }
+            if error == RecvTimeoutError::Disconnected {
+                // The job has ended before it ran.
+                return Err(match wait.answer.try_recv() {
+                    Ok(Err(error)) => Fault::Held(error),
+                    _ => Fault::Source(Failure::damaged("using it panicked")),
+                });
+            }
             if waited >= PATIENCE {
-                return Err(Fault::Behind);
+                return Err(Fault::Source(Failure::Busy(in_the_way(shared))));
             }
         }
         Ok(Self { _release: release, _wait: wait })
     }
+}
+
+/// Returns the reason why the write transaction could not be acquired.
+fn in_the_way(shared: &Shared) -> String {
+    shared.folder.in_the_way().unwrap_or_else(|| {
+        let file = shared.folder.file().display();
+        format!("{file} is being written for too long; repeat the call")
+    })
 }

@@ -25,7 +25,7 @@ use super::copy;
 use super::fault::Fault;
 use super::hold::Hold;
 use crate::FileConnection;
-use crate::store::{Connection, FencingToken, Key, StoreConfig, Write};
+use crate::store::{Connection, FencingToken, Key, KvError, StoreConfig, Write};
 
 fn config(random: &mut fastrand::Rng) -> StoreConfig {
     match random.u8(..4) {
@@ -265,7 +265,7 @@ fn writer_of_rising_keys_is_held() {
     let (is_held, mut slices) = (Cell::new(false), 0);
     let begin = || {
         slices += 1;
-        assert!(slices < 10_000, "the copy does not end");
+        assert!(slices < 2_000, "the copy does not end");
         let keys = if slices == 1 { 30 } else { 5 };
         for number in 0..if is_held.get() { 0 } else { keys } {
             source.commit(|tables| {
@@ -310,4 +310,17 @@ async fn hold_keeps_other_processes_from_writing() {
     connection.shutdown().await.unwrap();
     let reader = FileConnection::open(&format!("{url}?read_only=true")).await.unwrap();
     assert!(matches!(Hold::new(&reader.0.engine.0), Err(Fault::Behind)));
+}
+
+/// The job of the hold ends before it runs.
+#[tokio::test]
+async fn hold_of_a_removed_file_fails_with_its_reason() {
+    let folder = tempdir().unwrap();
+    let url = format!("file:{}/data", folder.path().display());
+    let connection = FileConnection::open(&url).await.unwrap();
+    std::fs::remove_file(folder.path().join("data/shizuku.redb")).unwrap();
+    let shared = Arc::clone(&connection.0.engine.0);
+    let hold = tokio::task::spawn_blocking(move || Hold::new(&shared).map(drop)).await.unwrap();
+    let Err(Fault::Held(error)) = hold else { panic!("{hold:?}") };
+    assert!(matches!(error, KvError::Backend { .. }), "{error}");
 }
