@@ -1,5 +1,7 @@
 //! The requests that this process makes instead of swaps that would be lost.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Coordinator;
@@ -9,6 +11,9 @@ use crate::rw_lock::record::SessionId;
 use crate::rw_lock::request::{self, Request};
 use crate::rw_lock::transition::Change;
 use crate::store::KvError;
+
+/// Timeout for purging all requests of this process.
+const PURGE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Coordinator {
     /// Returns the request to make instead of a swap, with the session under whose key it is made.
@@ -80,13 +85,21 @@ impl Coordinator {
         }
     }
 
-    /// Purges the requests of this process.
+    /// Purges the requests of this process, unless that takes long: a shutdown or a claim waits. A
+    /// request that stays is of no effect.
     pub(super) async fn purge_requests(&mut self) {
-        for key in self.requests.take_own() {
-            if let Err(error) = self.env.store.purge(key).await {
-                let store = self.env.store.name();
-                tracing::debug!(store, key = %self.key(), %error, "failed to purge a lock request");
+        let keys = self.requests.take_own();
+        let (store, lock) = (&self.env.store, self.key());
+        let purge = async {
+            for key in keys {
+                if let Err(error) = store.purge(key).await {
+                    let store = store.name();
+                    tracing::debug!(store, key = %lock, %error, "failed to purge a lock request");
+                }
             }
+        };
+        if tokio::time::timeout(PURGE_TIMEOUT, purge).await.is_err() {
+            tracing::debug!(store = store.name(), key = %lock, "abandoned a purge of lock requests");
         }
     }
 }

@@ -33,6 +33,9 @@ const HEARD: Duration = Duration::from_secs(10);
 /// Time for which a process makes no request after one that was not applied.
 const UNHEARD: Duration = Duration::from_millis(100);
 
+/// Time for which a denied right is not tried again. It may have been granted since.
+const DENIED: Duration = Duration::from_secs(60);
+
 /// The requests of other processes, and the newest one of this process.
 pub(super) struct Requests {
     lock: Key,
@@ -65,8 +68,8 @@ pub(super) struct Requests {
     trip: Duration,
     /// Whether the last request of this process was applied, and the time when that was known.
     last: Option<(bool, Instant)>,
-    /// Whether this user may not write or watch requests.
-    is_denied: bool,
+    /// Time at which this user was last denied a write or a watch of requests.
+    denied: Option<Instant>,
 }
 
 impl Requests {
@@ -89,13 +92,14 @@ impl Requests {
             seen: Vec::new(),
             trip: Duration::ZERO,
             last: None,
-            is_denied: false,
+            denied: None,
         }
     }
 
     /// Watches the requests of others while the lock is contended.
     pub(super) fn follow(&mut self, is_contended: bool) {
-        if is_contended && !self.is_denied {
+        let is_denied = self.denied.is_some_and(|at| at.elapsed() < DENIED);
+        if is_contended && !is_denied {
             self.watch.start();
         } else if self.watch.is_started() {
             self.watch.stop();
@@ -126,9 +130,9 @@ impl Requests {
         }
     }
 
-    /// Makes no requests and applies none from now on, because this user has no right to them.
+    /// Makes no requests and applies none for some time, because this user has no right to them.
     pub(super) fn deny(&mut self) {
-        self.is_denied = true;
+        self.denied = Some(Instant::now());
         self.follow(false);
     }
 

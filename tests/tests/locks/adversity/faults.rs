@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Ending,
     /// A request that others apply.
     Request,
+    /// The removal of such a request.
+    Purge,
     Other,
 }
 
@@ -56,6 +58,7 @@ impl Kind {
             "update" if key.starts_with("rw_lock_session.") => Self::Renewal,
             "delete_with_version" if key.starts_with("rw_lock_session.") => Self::Ending,
             "put" if key.starts_with(REQUESTS) => Self::Request,
+            "purge" if key.starts_with(REQUESTS) => Self::Purge,
             _ => Self::Other,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shizuku_kv::rw_lock::{DistroRwLockError, ReadGuard};
-use shizuku_kv::{Key, VersionToken, WatchScope};
+use shizuku_kv::{Deadline, Key, OpenStores, VersionToken, WatchScope};
 use tokio::time::{sleep, timeout};
 
 use crate::adversity::faults::{Fate, Kind, REQUESTS, other_version, unavailable};
@@ -203,6 +203,22 @@ async fn request_for_claims_of_others_is_not_applied() {
     let _granted = granted_by_request(&third).await;
     assert_eq!(world.state().await.holders.len(), 3);
     assert!(held.is_held());
+}
+
+/// All locks are released, so that a store that is slow to purge requests is no failure.
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_long_for_purged_requests() {
+    let world = World::in_memory().await;
+    let [one, other] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&other.store);
+    contend(&[&one, &other]).await;
+    let _held = one.lock().read().await.unwrap();
+    let _granted = granted_by_request(&other).await;
+    other.faults.next(Kind::Purge, Fate::Slow(Duration::from_secs(10)));
+    handles.close(Deadline::after(LEASE)).await.unwrap();
+    assert!(other.faults.are_over());
+    assert_eq!(world.state().await.holders.len(), 1);
 }
 
 /// Processes of an earlier version neither make nor apply requests. Beside them, in both orders of
