@@ -192,8 +192,8 @@ impl Requests {
     /// Applies the requests of others. No claim is added after it was removed: all claims are added
     /// first, and the owner makes further removals afterwards.
     ///
-    /// Requests with claims of the `own` sessions are dropped. Each process makes the changes of its
-    /// claims itself, and a user that may write requests could make others otherwise.
+    /// Requests with claims of the `own` sessions are dropped. Each process makes the changes of
+    /// its claims itself, and a user that may write requests could make others otherwise.
     pub(super) fn apply(&mut self, record: &mut LockRecord, own: &[SessionId]) {
         self.is_new = false;
         let (lock, made) = (&self.lock, &self.own);
