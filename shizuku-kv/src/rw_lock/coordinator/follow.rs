@@ -141,10 +141,10 @@ impl Coordinator {
                 }
                 // The record was removed, or written by a client that does not follow the protocol.
                 // Otherwise the claim has left with a write that was not answered.
-                (ClaimState::Queued(_), None) if !positions.contains_key(&id) => {
-                    if !is_leaving(id) {
-                        local.request_again();
-                    }
+                (ClaimState::Queued(_), None)
+                    if !positions.contains_key(&id) && !is_leaving(id) =>
+                {
+                    local.request_again();
                 }
                 (ClaimState::Granted { .. }, None) => revoked.push(id),
                 _ => {}
