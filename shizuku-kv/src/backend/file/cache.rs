@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::backend::file::FileConnection;
-    use crate::store::{Connection, VersionToken};
+    use crate::store::{Connection, Deadline, VersionToken};
 
     const ID: StoreId = StoreId(1);
 
@@ -350,10 +350,39 @@ mod tests {
             let shared = connection.0.engine.shared();
             shared.cache.as_ref().unwrap().confirm(Instant::now() + Duration::from_secs(3600));
             let _held = shared.exclusively();
-            let present = store.get("key").now_or_never().unwrap().unwrap();
+            // The first get may be the last one of a turn, after which the task has to yield.
+            let get = |key| store.get(key).now_or_never().or_else(|| store.get(key).now_or_never());
+            let present = get("key").unwrap().unwrap();
             assert!(present.is_some_and(|entry| entry.value == "value"));
-            assert!(store.get("absent").now_or_never().unwrap().unwrap().is_none());
+            assert!(get("absent").unwrap().unwrap().is_none());
         }
+    }
+
+    /// A loop of gets that never wait would otherwise keep its thread for itself.
+    #[test]
+    fn repeated_gets_let_other_tasks_run() {
+        let (ended, watchdog) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let url = format!("file:{}/data", folder.path().display());
+                let connection = FileConnection::open(&url).await.unwrap();
+                let store = connection.store("config").await.unwrap();
+                store.get("key").await.unwrap();
+                let shared = connection.0.engine.shared();
+                shared.cache.as_ref().unwrap().confirm(Instant::now() + Duration::from_secs(3600));
+                let gets = async {
+                    loop {
+                        store.get("key").await.unwrap();
+                    }
+                };
+                let ended: Result<(), _> = tokio::time::timeout(UNCHECKED, gets).await;
+                ended.unwrap_err();
+            });
+            ended.send(()).unwrap();
+        });
+        watchdog.recv_timeout(Deadline::DEFAULT * 10).unwrap();
     }
 
     /// The lock of the file is free until the database is opened again.
@@ -371,6 +400,8 @@ mod tests {
         let other = FileConnection::open(&url).await.unwrap();
         other.store("config").await.unwrap().put("key", "new").await.unwrap();
         other.shutdown().await.unwrap();
+        let watched = shared.changes.subscribe(StoreId::FIRST);
         assert!(store.get("key").await.unwrap().is_some_and(|entry| entry.value == "new"));
+        assert!(watched.has_changed().unwrap());
     }
 }

@@ -1,5 +1,6 @@
 //! The writer thread: group commits, expiries, and the upkeep of stores.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
@@ -9,7 +10,6 @@ use ::redb::TransactionError;
 
 use super::failure::Failure;
 use super::job::{Job, Outcome};
-use super::options::Mode;
 use super::shared::{Shared, State};
 use super::tables::StoreId;
 use super::transaction::{Summary, Transaction};
@@ -232,10 +232,7 @@ impl Shared {
                 };
                 let outcome = match (&failure, committed) {
                     (Failure::Interfered(_), _) => Outcome::Failed(&failure),
-                    (_, Some(true)) => {
-                        self.changes.notify_all();
-                        Outcome::Committed
-                    }
+                    (_, Some(true)) => Outcome::Committed,
                     (_, Some(false)) => Outcome::Failed(&failure),
                     (_, None) => Outcome::Unknown(&failure),
                 };
@@ -318,20 +315,14 @@ impl Shared {
     }
 
     /// Returns whether the commit with this mark and this number has happened. Returns `None` if
-    /// that cannot be known, because another process has committed since.
+    /// that cannot be known.
     fn has_committed(&self, mark: u64, number: u64) -> Option<bool> {
         self.reopen().ok()?;
         let database = self.database();
         let State::Open(opened) = &*database else { return None };
         let transaction = opened.begin_read().ok()?;
         let view = View::new(&transaction, 0, true);
-        match (view.mark().ok()? == mark, view.commits().ok()? < number) {
-            (true, _) => Some(true),
-            (false, true) => Some(false),
-            // No other process can have made that commit.
-            (false, false) if self.folder.mode() != Mode::Shared => Some(false),
-            (false, false) => None,
-        }
+        has_happened((mark, number), (view.mark().ok()?, view.commits().ok()?))
     }
 
     /// Answers all queued jobs with a failure. None of them has happened.
@@ -339,6 +330,18 @@ impl Shared {
         let jobs = std::mem::take(&mut lock(&self.writes).jobs);
         let taken = jobs.into_iter().filter(|job| job.take());
         taken.for_each(|job| job.finish(Outcome::Failed(failure)));
+    }
+}
+
+/// Returns whether a commit has happened, from its mark and number and those of the last commit of
+/// the file. Returns `None` if another process has made a later commit, which it can in every mode:
+/// the lock of the file is free until the database is opened again.
+fn has_happened((mark, number): (u64, u64), (last_mark, last): (u64, u64)) -> Option<bool> {
+    match last.cmp(&number) {
+        _ if last_mark == mark => Some(true),
+        // Otherwise the file would have the commit. Another process may have made that number.
+        Ordering::Less | Ordering::Equal => Some(false),
+        Ordering::Greater => None,
     }
 }
 
@@ -350,4 +353,20 @@ struct Worked {
     has_resumed: bool,
     /// Stores to which new settings have not been applied.
     changed: Vec<StoreId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcome_follows_from_the_last_commit_of_the_file() {
+        const THIS: (u64, u64) = (7, 5);
+        assert_eq!(has_happened(THIS, THIS), Some(true));
+        // The last commit before, and one of another process in place of this one.
+        assert_eq!(has_happened(THIS, (8, 4)), Some(false));
+        assert_eq!(has_happened(THIS, (8, 5)), Some(false));
+        // Another process has committed after this one, or twice without it.
+        assert_eq!(has_happened(THIS, (8, 6)), None);
+    }
 }

@@ -168,28 +168,39 @@ impl Shared {
     /// Closes the database, which the next transaction opens again.
     pub(super) fn interrupt(&self) {
         let mut state = self.exclusively();
-        if let State::Open(_) = &*state {
-            *state = State::Interrupted;
-            // The transaction may have taken stores whose settings it has not applied.
-            lock(&self.writes).resumes = true;
-        }
-        // Before the database is opened again, which decides whether a failed commit has happened.
+        // Before the lock of the file is released, because another process may then write. Also
+        // before the database is opened again, which decides whether a failed commit has happened.
         if let Some(cache) = &self.cache {
             cache.clear();
         }
+        if let State::Open(_) = &*state {
+            *state = State::Interrupted;
+            let mut writes = lock(&self.writes);
+            // The transaction may have taken stores whose settings it has not applied.
+            writes.resumes = true;
+            // A failed commit that has happened may have deleted stores.
+            writes.collects = true;
+        }
     }
 
-    /// Opens the database again if a failure has closed it.
+    /// Opens the database again if a failure has closed it. Notifies the watches of what another
+    /// process may have done meanwhile.
     pub(super) fn reopen(&self) -> Result<(), Failure> {
         if !matches!(&*self.database(), State::Interrupted) {
             return Ok(());
         }
         let mut state = self.exclusively();
         // Another thread may have opened it.
-        if let State::Interrupted = &*state {
-            *state = State::Open(self.folder.reopen()?);
+        if !matches!(&*state, State::Interrupted) {
+            return Ok(());
         }
-        Ok(())
+        let reopened = self.folder.reopen().map(|opened| *state = State::Open(opened));
+        drop(state);
+        // The reads of the watches return the error of a file that was removed.
+        if matches!(&reopened, Ok(()) | Err(Failure::Interfered(_))) {
+            self.changes.notify_all();
+        }
+        reopened
     }
 }
 

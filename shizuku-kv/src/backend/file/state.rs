@@ -1,16 +1,15 @@
 //! A store that is open: its identity, the newest known settings, and its work in the threads of
 //! the database.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::engine::{Call, Engine};
 use super::failure::Failure;
 use super::tables::{Position, StoreId, StoreRow};
 use super::transaction::{Loaded, Transaction};
 use super::view::{Entries, Stop, View};
-use crate::backend::embedded::MAX_VALUE_SIZE;
-use crate::store::{Key, KvEntry, KvError, KvResult, StoreConfig};
+use crate::backend::embedded::{MAX_VALUE_SIZE, share};
+use crate::store::{Key, KvEntry, KvError, KvResult, StoreConfig, lock};
 
 /// A store, shared by its handles and its watches.
 #[derive(Debug)]
@@ -19,58 +18,78 @@ pub(super) struct StoreState {
     pub(super) id: StoreId,
     pub(super) name: String,
     pub(super) incarnation: [u8; 16],
-    /// The number of changes of the settings that this process knows.
-    settings: AtomicU64,
-    max_value_size: AtomicUsize,
-    key_ttl: AtomicBool,
-    keeps_fences: AtomicBool,
+    /// The newest settings that this process has seen in a commit.
+    settings: Mutex<Settings>,
+}
+
+/// The settings that a handle uses.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    /// Number of changes of the settings before.
+    number: u64,
+    max_value_size: usize,
+    key_ttl: bool,
+    keeps_fences: bool,
+}
+
+impl Settings {
+    fn new(number: u64, config: &StoreConfig) -> Self {
+        Self {
+            number,
+            max_value_size: max_value_size(config),
+            key_ttl: config.key_ttl == Some(true),
+            keeps_fences: config.max_age.flatten().is_none(),
+        }
+    }
+}
+
+/// Returns the maximum size of a value in bytes.
+pub(super) fn max_value_size(config: &StoreConfig) -> usize {
+    config.max_value_size.flatten().unwrap_or(MAX_VALUE_SIZE)
 }
 
 impl StoreState {
     pub(super) fn new(engine: Arc<Engine>, id: StoreId, row: &StoreRow, settings: u64) -> Self {
-        let state = Self {
+        Self {
             engine,
             id,
             name: row.name.clone(),
             incarnation: row.incarnation,
-            settings: AtomicU64::new(settings),
-            max_value_size: AtomicUsize::new(0),
-            key_ttl: AtomicBool::new(false),
-            keeps_fences: AtomicBool::new(false),
-        };
-        state.publish(&row.config());
-        state
+            settings: Mutex::new(Settings::new(settings, &row.config())),
+        }
     }
 
-    fn publish(&self, config: &StoreConfig) {
-        let limit = config.max_value_size.flatten().unwrap_or(MAX_VALUE_SIZE);
-        self.max_value_size.store(limit, Ordering::Relaxed);
-        self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
-        self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
+    fn settings(&self) -> Settings {
+        *lock(&self.settings)
     }
 
-    /// Uses these settings from now on, if they are newer. Also applies them to the entries,
+    /// Uses these settings from now on, if they are newer. They must be those of a commit, because
+    /// settings that were not committed would never be replaced. Also applies them to the entries,
     /// because the process that has changed them may have ended before.
     pub(super) fn learn(&self, row: &StoreRow, settings: u64) {
-        if self.settings.fetch_max(settings, Ordering::AcqRel) < settings {
-            self.publish(&row.config());
-            if row.limits_change.is_some() {
-                self.engine.apply_limits(self.id);
+        {
+            let mut known = lock(&self.settings);
+            if known.number >= settings {
+                return;
             }
+            *known = Settings::new(settings, &row.config());
+        }
+        if row.limits_change.is_some() {
+            self.engine.apply_limits(self.id);
         }
     }
 
     pub(super) fn max_value_size(&self) -> usize {
-        self.max_value_size.load(Ordering::Relaxed)
+        self.settings().max_value_size
     }
 
     pub(super) fn key_ttl(&self) -> bool {
-        self.key_ttl.load(Ordering::Relaxed)
+        self.settings().key_ttl
     }
 
     /// Returns whether newest entries never end by themselves, so that their tokens stay.
     pub(super) fn keeps_fences(&self) -> bool {
-        self.keeps_fences.load(Ordering::Relaxed)
+        self.settings().keeps_fences
     }
 
     pub(super) fn not_found(&self) -> KvError {
@@ -82,7 +101,7 @@ impl StoreState {
         let Some(position) = view.position(self.id)? else {
             return Err(Stop::Error(self.not_found()));
         };
-        if position.settings > self.settings.load(Ordering::Acquire)
+        if position.settings > self.settings().number
             && let Some(row) = view.row(self.id)?
         {
             self.learn(&row, position.settings);
@@ -112,6 +131,7 @@ impl StoreState {
     ) -> KvResult<Option<KvEntry>> {
         self.engine.check_open(call.operation)?;
         if let Some(entry) = self.engine.cached(self.id, key) {
+            share().await;
             return Ok(entry);
         }
         let (before, wanted) = (self.engine.before(self.id, key), key.clone());
@@ -143,16 +163,25 @@ impl StoreState {
     {
         let state = Arc::clone(self);
         let written = self.engine.write(call, Some(&self.name), bytes, is_alone, move |tables| {
-            let config = match tables.store(state.id)? {
+            let (config, newer) = match tables.store(state.id)? {
                 Some(Loaded { row, position, .. }) => {
-                    state.learn(row, position.settings);
-                    row.config()
+                    let is_newer = position.settings > state.settings().number;
+                    (row.config(), is_newer.then(|| (row.clone(), position.settings)))
                 }
                 None => return Ok(Err(state.not_found())),
             };
-            work(&state, &config, tables)
+            Ok(match work(&state, &config, tables)? {
+                // Prevents the commit.
+                Err(error) if is_alone => Err(error),
+                result => Ok((result, newer)),
+            })
         });
-        written.await
+        let (result, newer) = written.await?;
+        // Another job of the same commit may have changed the settings.
+        if let Some((row, settings)) = newer {
+            self.learn(&row, settings);
+        }
+        result
     }
 }
 
@@ -160,6 +189,7 @@ impl StoreState {
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use ::redb::{Builder, ConcurrencyMode, ReadableDatabase};
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::FileConnection;
@@ -202,5 +232,34 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
+    }
+
+    /// A write is committed together with a change of the settings, and the commit fails.
+    #[tokio::test]
+    async fn settings_of_a_failed_commit_are_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file:{}", folder.path().join("data").display());
+        let connection = FileConnection::open(&url).await.unwrap();
+        let store = connection.store("config").await.unwrap();
+        let engine = &connection.0.engine;
+        let call = Call::new("test", Deadline::after(Deadline::DEFAULT));
+        let change = engine.write(call, None, 0, false, |tables| {
+            let mut row = tables.store(StoreId::FIRST)?.unwrap().row.clone();
+            row.max_value_size = Some(1);
+            Ok(Ok(tables.change_limits(StoreId::FIRST, row)?))
+        });
+        let put = store.put("key", "value");
+        let failure = engine.write(call, None, 0, false, |_| {
+            Err::<KvResult<()>, _>(Failure::damaged("not really"))
+        });
+        let mut all = Box::pin(async { tokio::join!(change, put, failure) });
+        {
+            // The writer takes all of them together afterwards.
+            let _held = engine.shared().exclusively();
+            assert!(all.as_mut().now_or_never().is_none());
+        }
+        let (change, put, failure) = all.await;
+        assert!(change.is_err() && put.is_err() && failure.is_err());
+        store.put("key", "value").await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::options::Mode;
 use super::record::system;
 use super::scan::{PAGE, scan};
-use super::state::StoreState;
+use super::state::{StoreState, max_value_size};
 use super::transaction::Transaction;
 use super::view::Budget;
 use super::watch::watch;
@@ -138,8 +138,8 @@ fn apply(
     {
         return Ok(Err(error));
     }
-    // Another process may have lowered the limit that the handle has checked.
-    let (limit, size) = (state.max_value_size(), write.value().map_or(0, Bytes::len));
+    // The limit may be lower than the one that the handle has checked.
+    let (limit, size) = (max_value_size(config), write.value().map_or(0, Bytes::len));
     if size > limit {
         return Ok(Err(KvError::ValueTooLarge { key: key.clone(), size, limit }));
     }

@@ -38,7 +38,6 @@ mod shared;
 mod store;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -11,8 +11,7 @@ use std::time::Duration;
 use std::vec;
 
 use super::shared::{Call, StoreState};
-use super::turns::poll_share;
-use crate::backend::embedded::{Range, Selector};
+use crate::backend::embedded::{Range, Selector, poll_share};
 use crate::backend::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use super::lock::Lock;
 use super::log::Log;
 use super::log::follow::WALK;
-use super::turns::{share, yield_once};
-use crate::backend::embedded::{Limits, MAX_VALUE_SIZE, defaults, incarnation};
+use crate::backend::embedded::{Limits, MAX_VALUE_SIZE, defaults, incarnation, share, yield_once};
 use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StoreConfig};
 
 /// A store, shared by its connection, its handles and its watches.

@@ -13,8 +13,7 @@ use tokio::time::Instant;
 
 use super::log::follow::{Next, PendingKeys};
 use super::shared::{Call, Contents, StoreState};
-use super::turns::poll_share;
-use crate::backend::embedded::Selector;
+use crate::backend::embedded::{Selector, poll_share};
 use crate::backend::source::{Source, items};
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};

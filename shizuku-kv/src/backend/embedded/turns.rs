@@ -3,7 +3,9 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::mem;
-use std::task::{Context, Poll};
+#[cfg(feature = "memory")]
+use std::task::Context;
+use std::task::Poll;
 
 /// Number of successive answers after which a task yields.
 const BUDGET: u32 = 64;
@@ -16,14 +18,15 @@ thread_local! {
 
 /// Counts an answer without a wait, and yields after many of them. Otherwise an operation that is
 /// always ready would block its thread for as long as a loop calls it.
-pub(super) async fn share() {
+pub(in crate::backend) async fn share() {
     if is_turn_over() {
         yield_once().await;
     }
 }
 
 /// Like [`share`], for a caller that polls again after `Pending`.
-pub(super) fn poll_share(context: &Context<'_>) -> Poll<()> {
+#[cfg(feature = "memory")]
+pub(in crate::backend) fn poll_share(context: &Context<'_>) -> Poll<()> {
     if !is_turn_over() {
         return Poll::Ready(());
     }
@@ -39,7 +42,7 @@ fn is_turn_over() -> bool {
 }
 
 /// Lets other tasks run before continuing.
-pub(super) async fn yield_once() {
+pub(in crate::backend) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
         if mem::replace(&mut yielded, true) {
