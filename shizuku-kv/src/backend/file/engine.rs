@@ -220,7 +220,8 @@ impl Engine {
                     let cause = failure.to_error(operation, &path, None);
                     KvError::outcome_unknown(operation, key.clone()).with_source(cause)
                 }
-                (Outcome::Failed(failure) | Outcome::Unknown(failure), _) => {
+                (Outcome::Unknown(failure), None) => failure.to_unknown(operation, &path),
+                (Outcome::Failed(failure), _) => {
                     failure.to_error(operation, &path, store.as_deref())
                 }
             }

@@ -69,6 +69,16 @@ impl Failure {
         kind.is_some_and(|kind| full.contains(&kind))
     }
 
+    /// Returns the error of an operation without a key on the database at this path, which may have
+    /// happened. Such an operation can be repeated in either case.
+    pub(super) fn to_unknown(&self, operation: &'static str, path: &Path) -> KvError {
+        let reason = format!(
+            "the commit to {} failed, but may have happened; repeat the call",
+            path.display()
+        );
+        KvError::unavailable(operation, reason).with_source(self.to_error(operation, path, None))
+    }
+
     /// Returns the error of an operation on the database at this path. `store` is the store of a
     /// write.
     pub(super) fn to_error(
@@ -124,5 +134,22 @@ impl Failure {
                 KvError::unavailable(operation, reason).with_source(source)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The store may have been created or deleted before the disk was full.
+    #[test]
+    fn unknown_outcome_without_a_key_is_not_a_full_store() {
+        let full = Failure::from_io(io::ErrorKind::StorageFull.into());
+        let path = Path::new("data");
+        let known = full.to_error("delete_store", path, Some("config"));
+        assert!(matches!(known, KvError::StoreFull { .. }), "{known}");
+        let unknown = full.to_unknown("delete_store", path);
+        assert!(matches!(unknown, KvError::Unavailable { .. }), "{unknown}");
+        assert!(unknown.to_string().contains("may have happened"), "{unknown}");
     }
 }
