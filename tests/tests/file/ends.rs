@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use shizuku_kv::{Connection, FileConnection, KvError, Store, connect};
+use shizuku_kv::{Connection, FileConnection, KvError, KvUpdate, Store, WatchScope, connect};
 use shizuku_kv_tests::{PATIENCE, eventually, rerun};
 use tempfile::tempdir;
 
@@ -121,6 +121,33 @@ async fn connects_beside_a_stopped_process() {
     process.signal("-CONT");
     drop(connect(&url).await.unwrap());
     eventually("all threads end", async || threads() == 0).await;
+}
+
+/// Failed writes do not keep a watch from ending that waits for a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_folder_ends_a_watch_beside_writes() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("data");
+    let store = connect(&url(&path)).await.unwrap().store("config").await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
+    assert!(matches!(watch.next().await, Some(Ok(KvUpdate::CaughtUp))));
+    fs::remove_dir_all(&path).unwrap();
+    // More often than the writer looks at the file while it is idle.
+    let writes = async {
+        loop {
+            let _ = store.put("key", "value").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            update = watch.next() => update,
+            () = writes => None,
+        }
+    };
+    let update = tokio::time::timeout(PATIENCE, ended).await.expect("the watch does not end");
+    let error = update.unwrap().unwrap_err().to_string();
+    assert!(error.contains("removed"), "{error}");
 }
 
 /// Neither a backup nor its draft keeps the folder, and a copy that was not published is an error.
