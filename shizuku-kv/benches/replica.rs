@@ -35,16 +35,16 @@ use shizuku_kv::{BatchConfig, KvUpdate, Store, StoreConfig, WatchScope, connect,
 use support::cost::{Cost, Side};
 use support::{Comparison, Latencies, Round, Server, Unit, cores, met};
 
-/// Highest ratio of the time until all is applied to the time until all is delivered.
+/// Maximum ratio of the time until all is applied to the time until all is delivered.
 const TARGET: f64 = 1.1;
 
-/// Highest ratio of the client's CPU time to that of a plain subscriber.
+/// Maximum ratio of the client's CPU time to that of a plain subscriber.
 const CPU_TARGET: f64 = 2.0;
 
-/// Most memory of a replica of 1,000,000 keys, in MiB.
+/// Maximum memory of a replica of 1,000,000 keys, in MiB.
 const MEMORY_TARGET: f64 = 300.0;
 
-/// Longest time for which a `get` waits for a commit, in milliseconds.
+/// Maximum time for which a `get` waits for a commit, in milliseconds.
 const GET_TARGET: f64 = 5.0;
 
 const NAME: &str = "replicated";
@@ -265,8 +265,8 @@ async fn costs<A: Future<Output = ()>, B: Future<Output = ()>>(
     Costs(pairs.skip(1).collect())
 }
 
-/// The time of a `get` while the state is replicated, next to that of a lock without a writer: what
-/// the machine adds.
+/// The time of a `get` while the state is replicated, next to that of a lock without a writer,
+/// which shows the delays of the scheduler.
 async fn waits(bucket: &Bucket) -> [String; 2] {
     let log = Log::open().await;
     let reader = log.storage.reader();
@@ -304,7 +304,7 @@ async fn waits(bucket: &Bucket) -> [String; 2] {
     )
 }
 
-/// The most memory of a process with a replica.
+/// The peak memory of a process with a replica.
 fn memory(url: &str, keys: usize) -> String {
     let program = std::env::current_exe().unwrap();
     let keys_argument = keys.to_string();

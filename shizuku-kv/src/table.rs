@@ -35,8 +35,8 @@ pub(crate) struct Table<T> {
     hasher: KeyHasher,
 }
 
-/// Some of the entries, without gaps in memory. The free slots that a hash table needs are those of
-/// an index, because up to half of them are free (ADR 0118).
+/// Some of the entries, without gaps in memory. A hash table leaves up to half of its slots free,
+/// so only an index of positions has such slots (ADR 0118).
 #[derive(Clone)]
 struct Segment<T> {
     /// The position of each entry.
@@ -44,8 +44,8 @@ struct Segment<T> {
     entries: Vec<Hashed<T>>,
 }
 
-/// An entry beside the hash of its key. A growing index reads the hash here, because the key may be
-/// in memory that is not in the cache.
+/// An entry beside the hash of its key. A growing index reads the hash here, because a read of the
+/// key may miss the CPU cache.
 #[derive(Clone)]
 struct Hashed<T> {
     hash: u64,
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!((table.len(), table.segments.len()), (0, 1));
     }
 
-    /// The two readings are those of the new entry, to hash it and to search for it.
+    /// The key of the new entry is read twice, to hash it and to search for it.
     #[test]
     fn growing_table_reads_no_key_of_a_stored_entry() {
         let mut table = Table::default();

@@ -1,4 +1,4 @@
-//! The time from the begin of a put until a watch of another process has it.
+//! The time from the start of a put until a watch of another process has it.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -19,7 +19,7 @@ mod ours;
 #[path = "../../../shizuku-kv/benches/support/mod.rs"]
 mod support;
 
-/// The amount of measuring.
+/// The extent of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     /// Rounds, and puts of a round.

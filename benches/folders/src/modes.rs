@@ -151,7 +151,7 @@ async fn beside_sqlite(effort: Effort, ours: &Arc<Ours>, sqlite: &Sqlite) -> Vec
     lines
 }
 
-/// A mode next to `exclusive`. That one next to itself shows the noise.
+/// Compares a mode with `exclusive`. The comparison of `exclusive` with itself shows the noise.
 async fn costs(effort: Effort, ours: &Arc<Ours>, exclusive: &Arc<Ours>, name: &str) -> [String; 4] {
     let case = |what: &str| format!("{what}, {name}; exclusive");
     let puts = Comparison::singles(effort.puts, || ours.put(), || exclusive.put()).await;

@@ -71,8 +71,8 @@ impl Service {
         }
     }
 
-    /// Waits until each value is followed by an open watch. A lost connection takes the watches of
-    /// all of them at once.
+    /// Waits until each value is followed by an open watch. A lost connection ends the watches of
+    /// all values at once.
     async fn until_current(&self) {
         while !self.values.iter().all(|live| live.status().is_current()) {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,5 +1,5 @@
-//! Locks without contention, and with much of it, in round trips: the time of one compare-and-swap
-//! by plain async-nats, with a header of the same size.
+//! Locks without contention and with much of it, in round trips. A round trip is the time of one
+//! compare-and-swap by plain async-nats, with a header of the same size.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ const IN: f64 = 64.0;
 /// Maximum number of round trips until all readers have released it.
 const OUT: f64 = 96.0;
 
-/// Maximum number of round trips of one section of a writer that takes turns with others: the two
-/// swaps, the delivery of a grant, and one lost swap for each of these two.
+/// Maximum number of round trips of one section of a writer that takes turns with others. These are
+/// the two swaps, the delivery of a grant, and a lost swap for each of the two.
 const TURN: f64 = 5.0;
 
 const READERS: usize = 64;
@@ -30,7 +30,7 @@ const CONNECTIONS: usize = 16;
 const WRITERS: usize = 8;
 const SECTIONS: usize = 50;
 
-/// A header of the size of ours, and the size of the record of an uncontended lock.
+/// A header of the size of the library's, and the size of the record of an uncontended lock.
 const HEADER: (&str, &str) = ("Shizuku-Op", "0123456789abcdef01234567");
 const RECORD: usize = 250;
 

@@ -93,8 +93,8 @@ impl Processes {
         self.hand_over_of("resource", WATCH_TIME).await
     }
 
-    /// The same for a lock that was never contended before, and is released this long after a claim
-    /// waits for it.
+    /// Does the same for a lock that was never contended before. Releases it this long after a
+    /// claim waits for it.
     async fn first_hand_over(&self, number: &AtomicUsize, after: Duration) -> Duration {
         let number = number.fetch_add(1, Ordering::Relaxed);
         self.hand_over_of(&format!("first.{number}"), after).await

@@ -212,7 +212,7 @@ const REQUESTED: Scenario = Scenario {
     more: |it| (it.parts, it.budget) = (&[READER, WRITER, READER], Budget { cuts: 0, ..it.budget }),
 };
 
-/// A process with a request stops forever, or the process that could apply it.
+/// A process with a request stops forever, or the process that could apply it does.
 const UNHEARD: Scenario = Scenario {
     name: "unheard",
     parts: &[READER, WRITER],

@@ -1,5 +1,5 @@
-//! The stored form of a request: changes of a lock that a process asks others to make with their
-//! next swap, because its own swap was lost (ADR 0116).
+//! The stored form of a request: changes of a lock that a process asks others to make, because its
+//! own swaps were lost (ADR 0116).
 
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +37,8 @@ impl Request {
         Self { shizuku_lock_request: FORMAT, lock, base, claims, leaves }
     }
 
-    /// Decodes a request for a lock. Returns `None` for a tombstone, for the request for another
-    /// lock with the same checksum, and for one that this version does not know. Returns `None` too
+    /// Decodes a request for a lock. Returns `None` for a tombstone, for a request for another lock
+    /// with the same checksum, and for an unknown format. Returns `None` too
     /// if it has changes of a session that does not use the key.
     pub(super) fn of(entry: &KvEntry, lock: &Key) -> Option<Self> {
         let mut request = serde_json::from_slice::<Self>(&entry.value).ok()?;

@@ -6,8 +6,8 @@ use crate::store::VersionToken;
 /// Maximum number of versions. Requests that name older ones are made again.
 const LONGEST: usize = 64;
 
-/// The newest known version of a record, and the versions before it from which this process made
-/// it by its own writes alone, without a removal of a claim.
+/// The newest known version of a record, and earlier ones. This process has itself written every
+/// version since the first of them, and these writes removed no claim.
 ///
 /// A request names the newest version that its process knew. If that version is in the run, no
 /// version since then had a claim that has left again. Applying the request to the newest version

@@ -63,7 +63,7 @@ pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     fixed[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
     fixed[8..12].copy_from_slice(&nanos.to_le_bytes());
     fixed[12..20].copy_from_slice(&seconds.to_le_bytes());
-    // An empty vector then has exactly the length of the record.
+    // Gives an empty vector the capacity of exactly this record.
     let version_len = if number.is_some() { NUMBER_LEN } else { opaque.len() };
     out.reserve(FIXED + version_len + entry.key.len() + value.len());
     out.extend_from_slice(&fixed);

@@ -1,4 +1,4 @@
-//! The journal of a process: what it does and sees, as far as it came before it was killed.
+//! The journal of a process: its actions and their results, until it ends or is killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

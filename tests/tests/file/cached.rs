@@ -17,8 +17,8 @@ async fn number(store: &Store, key: &str) -> u64 {
     entry.map_or(0, |entry| String::from_utf8_lossy(&entry.value).parse().unwrap())
 }
 
-/// A get sees every acknowledged write, and no get that begins after another one has returned a
-/// value returns an older one.
+/// A get sees every acknowledged write, and returns no older value than a get that ended before it
+/// began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn gets_during_writes_never_go_back() {
     const KEYS: [&str; 3] = ["first", "second", "third"];

@@ -1,5 +1,5 @@
 //! Processes that are killed while they open a folder, repair it and write to it: no acknowledged
-//! write is lost, nothing is half written, no version is given twice, and cursors stay valid.
+//! write is lost, nothing is half written, no version is assigned twice, and cursors stay valid.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use shizuku_kv_tests::{STAND_IN, folder_urls, rerun};
 
-/// In processes of their own, in which a folder stands in for the shared server.
+/// The snippets run in processes of their own, in which a folder replaces the shared server.
 #[test]
 fn snippets_run_in_a_folder_in_each_mode() {
     for url in folder_urls() {

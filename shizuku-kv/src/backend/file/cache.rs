@@ -17,8 +17,7 @@ use super::place::ENTRY_CACHE;
 use super::tables::StoreId;
 use crate::store::{Key, KvEntry, lock};
 
-/// Maximum time for which entries are returned without a look whether the file is still at its
-/// path.
+/// Maximum time for which entries are returned without a check that the file is still at its path.
 const UNCHECKED: Duration = Duration::from_millis(100);
 
 /// Number of stripes. A commit of one key keeps few other keys from being added.
@@ -155,8 +154,8 @@ impl EntryCache {
         self.stripes.get(stripe).map(|stripe| work(&mut lock(stripe)))
     }
 
-    /// Begins a read whose result is to be [added](Self::add). Returns `None` if a commit may
-    /// change the key at the moment.
+    /// Begins a read whose result is to be [added](Self::add). Returns `None` while a commit may
+    /// change the key.
     pub(super) fn before(&self, id: StoreId, key: &Key) -> Option<Before> {
         let stripe = self.stripe(id, key);
         self.with(stripe, |found| {
@@ -164,7 +163,7 @@ impl EntryCache {
         })?
     }
 
-    /// Adds what a read has found, unless its key may have changed since the read began.
+    /// Adds the result of a read, unless its key may have changed since the read began.
     pub(super) fn add(&self, before: Before, id: StoreId, key: Key, found: Found) {
         // An expired entry that is hidden can be live again, if the clock is set back.
         if found.entry.is_none() && found.due.is_some() {
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_is_not_returned_without_a_look_at_the_file() {
+    fn entry_is_not_returned_without_a_check_of_the_file() {
         let cache = EntryCache::new();
         let (key, before) = (key("key"), cache.before(ID, &key("key")).unwrap());
         cache.add(before, ID, key.clone(), found(vec![1], None));

@@ -203,8 +203,8 @@ impl FileConnection {
     /// `mode`.
     ///
     /// The copy is complete and on disk when this returns. There is no deadline. The copy reads in
-    /// short slices, so that the database does not grow by what is written meanwhile. If others
-    /// write faster than it copies, it keeps writers out at the end, for at most one second.
+    /// short slices, so that writes during the copy do not grow the database. If others write
+    /// faster than it copies, it keeps writers out at the end, for at most one second.
     ///
     /// A connection with `read_only=true` can make a copy too, but cannot keep writers out.
     ///

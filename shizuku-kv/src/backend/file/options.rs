@@ -141,7 +141,7 @@ impl Options {
     }
 }
 
-/// Returns the path of these bytes, which on Unix may be any.
+/// Returns the path of these bytes. On Unix, any bytes are valid.
 #[cfg(unix)]
 fn path_of(bytes: Vec<u8>) -> KvResult<PathBuf> {
     Ok(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into())

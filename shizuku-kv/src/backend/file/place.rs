@@ -11,7 +11,7 @@ use crate::store::{KvError, KvResult};
 /// Name of the database file in its folder.
 pub(super) const FILE: &str = "shizuku.redb";
 
-/// Size in bytes of the cache of a database, which has pages of the file.
+/// Size in bytes of the cache of the database, which has pages of the file.
 pub(super) const CACHE: usize = 48 * 1024 * 1024;
 
 /// Size in bytes of the cache of entries beside it.

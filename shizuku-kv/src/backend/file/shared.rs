@@ -176,7 +176,7 @@ impl Shared {
         if let State::Open(_) = &*state {
             *state = State::Interrupted;
             let mut writes = lock(&self.writes);
-            // The transaction may have taken stores whose settings it has not applied.
+            // The transaction may have taken stores from the list without applying their settings.
             writes.resumes = true;
             // A failed commit that has happened may have deleted stores.
             writes.collects = true;

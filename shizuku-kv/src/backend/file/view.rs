@@ -360,7 +360,7 @@ impl Entries {
         let rows = self.state.range::<&[u8]>((start, Bound::Unbounded)).map_err(Failure::from)?;
         let mut last = None;
         for row in rows {
-            // Without a key, the caller would take it for the end of the range.
+            // A slice without a key would look like the end of the range.
             if last.is_some() && budget.is_used_up() {
                 return Ok(last);
             }

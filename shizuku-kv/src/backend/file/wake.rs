@@ -9,7 +9,7 @@ use crate::store::lock;
 
 /// The wait of the thread that notices commits.
 pub(super) struct Wake {
-    /// The file whose events are used. Without one, the interval remains.
+    /// The file whose events are used. `None` leaves only the interval.
     file: Option<PathBuf>,
     interval: Duration,
     is_closed: Mutex<bool>,

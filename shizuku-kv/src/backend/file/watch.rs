@@ -51,7 +51,7 @@ pub(super) async fn watch(
     let is_foreign = from.is_some_and(|cursor| cursor.incarnation() != &state.incarnation);
     let cursor = from.map(|cursor| (cursor.position(), nanos(cursor.as_of())));
     let shared = Arc::clone(&state);
-    // The end of the store or of the connection comes before a fault of the cursor.
+    // An ended store or connection is reported before a fault of the cursor.
     let begin = state.read(Call::new(OPERATION, deadline), move |entries, end| {
         if is_foreign {
             let reason =

@@ -20,7 +20,7 @@ use crate::watch::{Event, Follower};
 /// maximum is three times as long.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// Maximum time for which a process waits, as a multiple of that time.
+/// Maximum time for which a process waits in total, as a multiple of that minimum.
 const MOST_WAITS: u32 = 10;
 
 /// Maximum duration of the write of a request that makes the waits longer. A request that was slow
@@ -52,15 +52,15 @@ pub(super) struct Requests {
     own: HashMap<Key, SessionId>,
     /// Whether another process may still apply a claim of a request of this one.
     may_be_applied: bool,
-    /// Set while a request of this process was not applied: the time until which the process waits
+    /// Set while a request of this process is not applied: the time until which the process waits
     /// for others to apply it.
     patient_until: Option<Instant>,
-    /// Whether the newest request of this process has all changes that it wants, and names a
-    /// version to which it may be applied as far as is known.
+    /// Whether the newest request of this process has all changes that it wants, and others may
+    /// still apply it.
     is_complete: bool,
     /// Whether the newest request of this process has claims.
     has_claims: bool,
-    /// Time at which the first request was made of those that were not applied.
+    /// Time of the first request among those that were not applied.
     asked: Option<Instant>,
     /// The claims of the newest known record, sorted, while this process waits for others.
     seen: Vec<ClaimId>,
@@ -230,8 +230,8 @@ impl Requests {
         self.patient_until.is_some_and(is_over) || self.asked.is_some_and(is_long)
     }
 
-    /// Records that others have made all changes of this process.
-    /// Returns whether it was waiting for them.
+    /// Records that others have made all changes of this process. Returns whether this process
+    /// waited for that.
     pub(super) fn note_applied(&mut self) -> bool {
         let was_waiting = self.patient_until.take().is_some();
         self.asked = None;
@@ -241,8 +241,8 @@ impl Requests {
         was_waiting
     }
 
-    /// Returns whether this process may make a request: others seem to watch requests, no request
-    /// was waited for in vain, and another process has written the record last.
+    /// Returns whether this process may make a request: others seem to watch requests, no wait for
+    /// a request has timed out, and another process has written the record last.
     pub(super) fn may_ask(&self) -> bool {
         self.is_caught_up && !self.has_waited() && !self.run.is_own()
     }

@@ -315,7 +315,7 @@ fn requests() -> Vec<Mutation> {
         in_driver("an abandoned request is forgotten", REQUESTED, NO_TRACE, |it| {
             it.rewrites_after_request = false;
         }),
-        in_driver("a process waits for others to apply its request", UNHEARD, SERVED, |it| {
+        in_driver("a process waits for its request without a limit", UNHEARD, SERVED, |it| {
             it.loses_patience = false;
         }),
     ]

@@ -285,7 +285,7 @@ impl Process {
         self.write_over(LockRecord::clone(&self.known), inputs);
     }
 
-    /// The same for a record to which requests of others were applied.
+    /// Does the same for a record to which requests of others were applied.
     pub(super) fn write_over(&mut self, mut record: LockRecord, inputs: &StepInputs<'_>) {
         let mut outcomes = Vec::new();
         for (change, claim) in self.requested_changes(inputs) {

@@ -166,7 +166,7 @@ impl Books {
         self.accounts.each_ref().map(|account| account.newest.clone())
     }
 
-    /// Returns the watches without all updates up to these versions.
+    /// Returns the watches that lack an update up to these versions.
     pub(crate) fn behind(&self, newest: &[HashMap<Key, u64>]) -> Vec<usize> {
         let is_behind = |number: &usize| {
             let (watch, (store, prefix, _)) = (&self.watches[*number], Self::kind(*number));

@@ -1,4 +1,4 @@
-//! The inside of a process of a shared folder.
+//! The work of one process of a shared folder.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -101,8 +101,8 @@ async fn store(connection: &FileConnection, name: &str) -> Store {
     }
 }
 
-/// Follows the phases that the test tells. Ends this process when the test ends, however that ends,
-/// because the input then closes.
+/// Follows the phases that the test sends. Ends this process when the test ends in any way, because
+/// the input then closes.
 fn listen() -> watch::Receiver<Phase> {
     let (sender, receiver) = watch::channel(Phase::Faults);
     std::thread::spawn(move || {

@@ -107,7 +107,7 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     }
     run.end().await;
     let drift = monotonic.elapsed().abs_diff(start.elapsed().unwrap_or_default());
-    assert!(drift < DRIFT, "the clock was set by {drift:?}: nothing can be said");
+    assert!(drift < DRIFT, "the clock was set by {drift:?}: repeat the run");
     run.summary
 }
 

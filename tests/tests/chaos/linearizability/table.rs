@@ -102,8 +102,8 @@ impl Table {
         }
     }
 
-    /// Returns the key at a slot. It is a new one if the last one has had its operations. Returns
-    /// `None` if that of several processes has had those of this one.
+    /// Returns the key at a slot, which is a new one after a number of operations. Returns `None`
+    /// if the process has a journal and has used up its share of operations on this key.
     pub(crate) fn at(&self, slot: usize) -> Option<Arc<Sheet>> {
         let mut keys = self.lock();
         if let Some(journal) = &self.journal {

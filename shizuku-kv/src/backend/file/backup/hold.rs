@@ -15,8 +15,8 @@ use crate::store::KvError;
 /// Maximum time for which writers are kept out.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Maximum time for acquiring the write transaction, and the interval at which a wait for it looks
-/// for the end of the connection.
+/// Timeout for acquiring the write transaction, and the interval at which the wait checks whether
+/// the connection has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -27,7 +27,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// Waits until no writer is in the way. Blocks.
+    /// Waits until the write transaction is acquired. Blocks.
     pub(super) fn new(shared: &Shared) -> Result<Self, Fault> {
         if shared.folder.mode().is_read_only() {
             return Err(Fault::Behind);
@@ -36,7 +36,7 @@ impl Hold {
         let (acquire, acquired) = mpsc::channel();
         let work = move |_: &mut Transaction<'_>| {
             let _ = acquire.send(());
-            // The release is the end of the channel.
+            // Dropping the sender releases the hold.
             let _ = released.recv_timeout(LIMIT);
             // A rejected job that is alone is not committed.
             Ok(Err(KvError::closed(BACKUP)))

@@ -31,8 +31,8 @@ const TRIES: usize = 64;
 /// Copies a database into `draft` in slices of at most `items` keys. `begin` begins the read
 /// transaction of a slice, and `hold` keeps writers out until its result is dropped. Blocks.
 ///
-/// No read transaction is open between two slices, so that the database can use the pages again
-/// that are overwritten meanwhile (ADR 0113).
+/// No read transaction is open between two slices, so that the database can reuse the pages that
+/// are overwritten meanwhile (ADR 0113).
 fn copy<G, H>(
     draft: &Draft,
     items: usize,

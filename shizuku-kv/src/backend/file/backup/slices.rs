@@ -4,8 +4,8 @@
 //! the last slice are found in the change log. Three changes have no entry there. A forgotten
 //! deletion, and new settings, make the copy visit the keys of the store again: new settings at
 //! once, and a forgotten deletion after the current walk. Expired older
-//! entries are absent for all readers, so that the copy may hold them for longer. The slice that
-//! leaves nothing to copy is the moment of the copy.
+//! entries may remain in the copy, because all readers treat them as absent. The copy has the state
+//! of the slice that leaves nothing to copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ const AGAIN: usize = 16;
 /// The copied keys of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Walk {
-    /// All up to this one, or none.
+    /// All keys up to this one, or no key.
     Until(Option<Key>),
     All,
 }
@@ -110,7 +110,7 @@ impl Slice {
     }
 }
 
-/// A copy in the making.
+/// A copy in progress.
 pub(super) struct Copy<'d> {
     draft: &'d Draft,
     stores: BTreeMap<StoreId, Copied>,
@@ -150,7 +150,8 @@ impl<'d> Copy<'d> {
             slice.tries += usize::from(self.has_begun);
             self.read_changes(view, &positions, &mut walk, &mut slice)?
         } else {
-            // Otherwise fast writers would keep the other keys from being visited at all.
+            // Half of the budget, because fast writers would otherwise keep other keys from being
+            // visited.
             let mut changes = walk.half();
             self.read_changes(view, &positions, &mut changes, &mut slice)?
         };
@@ -394,7 +395,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Removes the keys after one up to another one, or up to the end, except for some.
+    /// Removes the keys after `after` up to `last`, or up to the end, except those in `except`.
     fn remove_keys(
         &mut self,
         id: StoreId,
@@ -459,7 +460,7 @@ impl Transaction<'_> {
                 deleted.push(id);
             }
         }
-        // Their entries are removed in pieces when the copy is opened.
+        // The entries of deleted stores are removed in pieces when the copy is opened.
         for id in deleted {
             self.loaded.remove(&id);
             self.positions.remove(id.bytes().as_slice())?;

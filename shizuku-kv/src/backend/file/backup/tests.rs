@@ -295,14 +295,14 @@ async fn hold_keeps_other_processes_from_writing() {
     builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
     let other = builder.open(folder.path().join("data/shizuku.redb")).unwrap();
     let mut is_kept_out = false;
-    // A hold has a limit of time, which a busy machine may exceed.
+    // A hold has a time limit, which this test may exceed under load.
     for _ in 0..3 {
         let shared = Arc::clone(&connection.0.engine.0);
         let hold = tokio::task::spawn_blocking(move || Hold::new(&shared)).await.unwrap();
         let write = other.try_begin_write().map(drop);
         is_kept_out |= matches!(write, Err(TransactionError::WouldBlock));
         drop(hold.unwrap());
-        // Its end lets writers continue.
+        // Writers continue after the hold.
         connection.store("config").await.unwrap().put("key", "value").await.unwrap();
     }
     assert!(is_kept_out);
