@@ -10,6 +10,7 @@ use ::redb::TransactionError;
 
 use super::failure::Failure;
 use super::job::{Job, Outcome};
+use super::options::Mode;
 use super::shared::{Shared, State};
 use super::tables::StoreId;
 use super::transaction::{Summary, Transaction};
