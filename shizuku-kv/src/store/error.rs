@@ -251,7 +251,9 @@ pub enum KvError {
 
     /// The server cannot be reached, or cannot serve the store at the moment. Nothing was written.
     /// On `file:`, another process has the folder open in a mode that does not fit, a stopped
-    /// process is in the way, or the disk returns an error: the reason names it.
+    /// process is in the way, or the disk returns an error: the reason names it. If the disk has
+    /// failed while a store was opened, changed or deleted, the reason says that this may have
+    /// happened.
     #[error("{operation} failed: {reason}")]
     #[non_exhaustive]
     Unavailable {
