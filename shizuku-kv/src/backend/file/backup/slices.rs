@@ -1,11 +1,10 @@
 //! A copy in slices: the keys of each store in order, and again those that have changed since.
 //!
 //! A slice makes the copied keys equal to those of its snapshot. Entries that were written since
-//! the last slice are found in the change log. Three changes have no entry there. A forgotten
-//! deletion, and new settings, make the copy visit the keys of the store again: new settings at
-//! once, and a forgotten deletion after the current walk. Expired older
-//! entries may remain in the copy, because all readers treat them as absent. The copy has the state
-//! of the slice that leaves nothing to copy.
+//! the last slice are found in the change log. Three changes have no entry there. New settings make
+//! the copy visit the keys of the store again at once, and a forgotten deletion does so after the
+//! current walk. Expired older entries may remain in the copy, because all readers treat them as
+//! absent. The copy has the state of the slice that leaves nothing to copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
